@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the agent does with each device: one file per device, one line here.
+
+use crate::task::Task;
+
+mod rng;
+
+/// Every device's task by the device's name.
+pub(crate) const ALL: &[(&str, Task)] = &[("rng", rng::run)];
