@@ -13,6 +13,7 @@ mod new_device;
 mod run;
 mod test;
 mod tidy;
+mod util;
 
 #[derive(Parser)]
 #[command(

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What every task needs: where things are, running a program with a line of progress, installing a missing tool.
+
+use std::env;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// The folder of the workspace: the nearest one upwards whose `Cargo.toml` has a `[workspace]`.
+pub(crate) fn root() -> Result<PathBuf> {
+    let start = match env::var_os("CARGO_MANIFEST_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => env::current_dir().context("current folder")?,
+    };
+    let is_root = |dir: &&Path| {
+        std::fs::read_to_string(dir.join("Cargo.toml"))
+            .is_ok_and(|text| text.lines().any(|line| line.trim() == "[workspace]"))
+    };
+    match start.ancestors().find(is_root) {
+        Some(dir) => Ok(dir.to_path_buf()),
+        None => bail!("{}: not inside the workspace", start.display()),
+    }
+}
+
+/// The folder that outlives a clone: kernels, QEMU and tools are built once per user.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let base = match (env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")) {
+        (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
+        (_, Some(home)) => PathBuf::from(home).join(".cache"),
+        _ => bail!("neither XDG_CACHE_HOME nor HOME is set: no place for the cache"),
+    };
+    Ok(base.join("vhost-device-lab"))
+}
+
+/// Prints a line of progress.
+pub(crate) fn step(what: &str) {
+    eprintln!("==> {what}");
+}
+
+/// `cargo`, the one that runs us, in the workspace.
+pub(crate) fn cargo(args: &[&str]) -> Result<Command> {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root()?);
+    // What `cargo run` set for xtask is not the business of the packages that it builds.
+    for (name, _) in env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR")
+        {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
+}
+
+/// The command as a person would type it.
+fn shown(command: &Command) -> String {
+    let mut words = vec![
+        Path::new(command.get_program())
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy(),
+    ];
+    words.extend(command.get_args().map(|arg| arg.to_string_lossy()));
+    words.join(" ")
+}
+
+/// Runs to the end with our own stdin, stdout and stderr; an error if it did not exit with 0.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    step(&shown(command));
+    let status = command.status().with_context(|| shown(command))?;
+    if !status.success() {
+        bail!("`{}`: {status}", shown(command));
+    }
+    Ok(())
+}
+
+/// Runs to the end and hands back stdout; an error, with stderr in it, if it did not exit with 0.
+pub(crate) fn capture(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| shown(command))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("`{}`: {}: {}", shown(command), output.status, stderr.trim());
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("output of `{}`", shown(command)))
+}
+
+/// Runs to the end, prints each line of stdout as it comes and shows it to `each`. True if it exited with 0.
+pub(crate) fn watch(command: &mut Command, mut each: impl FnMut(&str)) -> Result<bool> {
+    step(&shown(command));
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| shown(command))?;
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.with_context(|| format!("output of `{}`", shown(command)))?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            each(&line);
+        }
+    }
+    Ok(child.wait().with_context(|| shown(command))?.success())
+}
+
+/// True if `program` can be found in `PATH` (or in the folders that only root has in it).
+pub(crate) fn installed(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir: PathBuf| dir.join(program).is_file())
+}
+
+/// Sees to it that each program is there. `tools` are pairs of a program and the Debian package that has it;
+/// what is missing is installed with `apt-get` as root or through `sudo`, else named.
+pub(crate) fn ensure_tools(tools: &[(&str, &str)]) -> Result<()> {
+    let mut packages: Vec<&str> = tools
+        .iter()
+        .filter(|(program, _)| !installed(program))
+        .map(|&(_, package)| package)
+        .collect();
+    packages.sort_unstable();
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    install(&packages).with_context(|| format!("install these packages first: {}", packages.join(" ")))
+}
+
+/// Installs Debian packages. The lists are refreshed only when the first attempt fails.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    if !installed("apt-get") {
+        bail!("apt-get: not found, and missing packages are installed only with it");
+    }
+    let apt = |args: &[&str]| {
+        let mut command = if rustix::process::geteuid().is_root() {
+            Command::new("apt-get")
+        } else {
+            let mut sudo = Command::new("sudo");
+            sudo.args(["--", "apt-get"]);
+            sudo
+        };
+        command
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .arg("--quiet=2")
+            .args(args);
+        run(&mut command)
+    };
+    step(&format!("installing missing packages: {}", packages.join(" ")));
+    let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
+    apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)))
+}
+
+/// Says on stderr that `what` did not run, and records it for the totals of `cargo xtask test`.
+pub(crate) fn skip(what: &str, reason: &str) -> Result<()> {
+    let line = format!("SKIP {what}: {reason}");
+    eprintln!("{line}");
+    if let Some(log) = env::var_os("VU_SKIP_LOG") {
+        let mut file: File = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| Path::new(&log).display().to_string())?;
+        writeln!(file, "{line}").with_context(|| Path::new(&log).display().to_string())?;
+    }
+    Ok(())
+}
