@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask`: builds, tests and measures the workspace. This file only dispatches; one file per task.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 mod bench;
@@ -49,8 +51,8 @@ enum Task {
     House(house::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
         Task::Run(args) => run::run(args),
         Task::Test(args) => test::run(args),
         Task::E2e(args) => e2e::run(args),
@@ -61,5 +63,12 @@ fn main() -> anyhow::Result<()> {
         Task::Tidy(args) => tidy::run(args),
         Task::NewDevice(args) => new_device::run(args),
         Task::House(args) => house::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
