@@ -1,9 +1,149 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! To be written.
+//! `cargo xtask check`: what needs no test to be seen as wrong. Each step runs, also after one that failed.
 
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::test::Totals;
+use crate::{tidy, util};
+
+/// The version that is installed when the machine has no cargo-deny of its own.
+const CARGO_DENY: &str = "0.20.2";
+
+/// The arguments: none.
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
-pub(crate) fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+enum Outcome {
+    Passed,
+    Skipped(String),
+}
+
+type Step = fn() -> Result<Outcome>;
+
+const STEPS: [(&str, Step); 6] = [
+    ("fmt", fmt),
+    ("clippy", clippy),
+    ("doc", doc),
+    ("deny", deny),
+    ("advisories", advisories),
+    ("tidy", tidy),
+];
+
+pub(crate) fn run(_: Args) -> Result<()> {
+    let totals = steps()?;
+    println!(
+        "check: {} passed, {} failed, {} skipped",
+        totals.passed, totals.failed, totals.skipped
+    );
+    if totals.failed > 0 {
+        bail!("check failed");
+    }
+    Ok(())
+}
+
+/// Runs each step; one that fails is told and counted.
+pub(crate) fn steps() -> Result<Totals> {
+    let mut totals = Totals::default();
+    for (name, step) in STEPS {
+        match step() {
+            Ok(Outcome::Passed) => totals.passed += 1,
+            Ok(Outcome::Skipped(reason)) => {
+                util::skip(&format!("check::{name}"), &reason)?;
+                totals.skipped += 1;
+            }
+            Err(error) => totals.fail(format!("check::{name}: {error:#}")),
+        }
+    }
+    Ok(totals)
+}
+
+fn fmt() -> Result<Outcome> {
+    util::run(&mut util::cargo(&["fmt", "--all", "--check"])?)
+        .context("`cargo fmt` mends it; `rustup component add rustfmt` if it is not there")?;
+    Ok(Outcome::Passed)
+}
+
+fn clippy() -> Result<Outcome> {
+    util::run(&mut util::cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ])?)
+    .context("`rustup component add clippy` if it is not there")?;
+    Ok(Outcome::Passed)
+}
+
+fn doc() -> Result<Outcome> {
+    util::run(util::cargo(&["doc", "--workspace", "--no-deps"])?.env("RUSTDOCFLAGS", "-D warnings"))?;
+    Ok(Outcome::Passed)
+}
+
+fn deny() -> Result<Outcome> {
+    util::run(cargo_deny()?.args(["check", "licenses", "bans", "sources"]))?;
+    Ok(Outcome::Passed)
+}
+
+fn advisories() -> Result<Outcome> {
+    if let Err(error) = util::capture(cargo_deny()?.args(["fetch", "db"])) {
+        let why = error.to_string();
+        let last = why
+            .lines()
+            .rfind(|line| !line.trim().is_empty())
+            .unwrap_or_default();
+        return Ok(Outcome::Skipped(format!(
+            "the advisory database cannot be fetched: {last}"
+        )));
+    }
+    util::run(cargo_deny()?.args(["check", "--disable-fetch", "advisories"]))?;
+    Ok(Outcome::Passed)
+}
+
+fn tidy() -> Result<Outcome> {
+    util::step("tidy");
+    tidy::run(tidy::Args {})?;
+    Ok(Outcome::Passed)
+}
+
+/// cargo-deny with our configuration: the machine's own, else one that is built once into the cache.
+fn cargo_deny() -> Result<Command> {
+    let mut program = PathBuf::from("cargo-deny");
+    if !util::installed("cargo-deny") {
+        let folder = util::cache()?
+            .join("tools")
+            .join(format!("cargo-deny-{CARGO_DENY}"));
+        program = folder.join("bin/cargo-deny");
+        if !program.is_file() {
+            util::step("cargo-deny: not found, building it once");
+            // A debug build takes a third of the time and is quick enough for a tree of our size.
+            let install = [
+                "install",
+                "cargo-deny",
+                "--locked",
+                "--debug",
+                "--version",
+                CARGO_DENY,
+                "--root",
+            ];
+            let mut install = util::cargo(&install)?;
+            install
+                .arg(&folder)
+                .env("CARGO_PROFILE_DEV_DEBUG", "0")
+                .env_remove("CARGO_TARGET_DIR");
+            util::run(&mut install)?;
+        }
+    }
+    let mut command = Command::new(program);
+    let root = util::root()?;
+    command.arg("--manifest-path").arg(root.join("Cargo.toml"));
+    command
+        .arg("--config")
+        .arg(root.join("ci/deny.toml"))
+        .args(["--all-features", "--locked"]);
+    Ok(command)
 }

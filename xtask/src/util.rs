@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What every task needs: where things are, running a program with a line of progress, installing a missing tool.
+//! What every task needs: where things are, running a program with a line of progress, what did not run.
 
 use std::env;
 use std::fs::{File, OpenOptions};
@@ -33,6 +33,11 @@ pub(crate) fn cache() -> Result<PathBuf> {
         _ => bail!("neither XDG_CACHE_HOME nor HOME is set: no place for the cache"),
     };
     Ok(base.join("vhost-device-lab"))
+}
+
+/// True if `program` is in `PATH`.
+pub(crate) fn installed(program: &str) -> bool {
+    env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join(program).is_file())
 }
 
 /// Prints a line of progress.
@@ -104,54 +109,6 @@ pub(crate) fn watch(command: &mut Command, mut each: impl FnMut(&str)) -> Result
         }
     }
     Ok(child.wait().with_context(|| shown(command))?.success())
-}
-
-/// True if `program` can be found in `PATH` (or in the folders that only root has in it).
-pub(crate) fn installed(program: &str) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|dir: PathBuf| dir.join(program).is_file())
-}
-
-/// Sees to it that each program is there. `tools` are pairs of a program and the Debian package that has it;
-/// what is missing is installed with `apt-get` as root or through `sudo`, else named.
-pub(crate) fn ensure_tools(tools: &[(&str, &str)]) -> Result<()> {
-    let mut packages: Vec<&str> = tools
-        .iter()
-        .filter(|(program, _)| !installed(program))
-        .map(|&(_, package)| package)
-        .collect();
-    packages.sort_unstable();
-    packages.dedup();
-    if packages.is_empty() {
-        return Ok(());
-    }
-    install(&packages).with_context(|| format!("install these packages first: {}", packages.join(" ")))
-}
-
-/// Installs Debian packages. The lists are refreshed only when the first attempt fails.
-pub(crate) fn install(packages: &[&str]) -> Result<()> {
-    if !installed("apt-get") {
-        bail!("apt-get: not found, and missing packages are installed only with it");
-    }
-    let apt = |args: &[&str]| {
-        let mut command = if rustix::process::geteuid().is_root() {
-            Command::new("apt-get")
-        } else {
-            let mut sudo = Command::new("sudo");
-            sudo.args(["--", "apt-get"]);
-            sudo
-        };
-        command
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .arg("--quiet=2")
-            .args(args);
-        run(&mut command)
-    };
-    step(&format!("installing missing packages: {}", packages.join(" ")));
-    let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
-    apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install)))
 }
 
 /// Says on stderr that `what` did not run, and records it for the totals of `cargo xtask test`.

@@ -57,7 +57,7 @@ fn licence(file: &Text, findings: &mut Vec<Finding>) {
             push(1, "spdx", format!("the first line is `// {SPDX}`"));
         }
         let documented = lines.find(|line| !line.is_empty() && !line.starts_with("// "));
-        if !documented.is_some_and(|line| line.starts_with("//!")) {
+        if !documented.is_some_and(|line| line.starts_with("//!") || line.starts_with("#![doc")) {
             push(
                 2,
                 "file-doc",
