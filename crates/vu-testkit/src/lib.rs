@@ -1,2 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! To be written.
+#![doc = include_str!("../README.md")]
+
+pub mod chains;
+pub mod devices;
+pub mod driver;
+pub mod event;
+pub mod frontend;
+pub mod guest;
+pub mod memory;
+pub mod process;
+pub mod spawn;

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Device profiles: all that the table needs to know of a device. One file per device.
+
+use std::fmt;
+
+use crate::chains::Request;
+use crate::spawn::Daemon;
+
+mod rng;
+
+pub use rng::{Rng, rng};
+
+/// A device seen from the driver: how to ask it something, and how to check what it answers.
+///
+/// A device with event queues names the queues whose buffers stay with it in [`Profile::parked`].
+pub trait Profile: fmt::Debug + Send + Sync {
+    /// Short name, as in `vhost-device-<name>`.
+    fn name(&self) -> &'static str;
+
+    /// Virtio device id.
+    fn virtio_id(&self) -> u32;
+
+    /// Number of virtqueues that a driver uses.
+    fn queues(&self) -> u16;
+
+    /// The queue that takes [`Profile::request`].
+    fn request_queue(&self) -> u16 {
+        0
+    }
+
+    /// Queues whose (writable) buffers the device keeps until something happens.
+    fn parked(&self) -> &'static [u16] {
+        &[]
+    }
+
+    /// Device feature bits that the driver wants, of those offered.
+    fn features(&self) -> u64 {
+        0
+    }
+
+    /// Length of the configuration space in bytes; 0 when there is none.
+    fn config_len(&self) -> u32 {
+        0
+    }
+
+    /// A well-formed request. `number` counts requests, so that a profile can vary them; `size` is the wanted amount
+    /// of payload in bytes, which the profile rounds to what its requests allow.
+    fn request(&self, number: u64, size: usize) -> Request;
+
+    /// Checks the answer: `answer` holds all writable bytes of the request, `used` of which the device says to have
+    /// written. The buffer was filled with [`FILL`] before.
+    ///
+    /// # Errors
+    /// What is wrong with the answer.
+    fn check(&self, request: &Request, used: u32, answer: &[u8]) -> Result<(), String>;
+
+    /// Arguments that make the daemon so slow that requests stay in flight, if it has such.
+    fn slow_args(&self) -> Option<&'static [&'static str]> {
+        None
+    }
+
+    /// Makes the daemon change its configuration space, if that is possible; `false` when it is not.
+    fn change_config(&self, _daemon: &mut Daemon) -> bool {
+        false
+    }
+
+    /// The most memory, in bytes, that the daemon may hold in any hostile case.
+    fn memory_limit(&self) -> u64 {
+        64 << 20
+    }
+}
+
+/// What writable bytes hold before the device writes.
+pub const FILL: u8 = 0xa5;
+
+/// All profiles, by name.
+#[must_use]
+pub fn by_name(name: &str) -> Option<Box<dyn Profile>> {
+    match name {
+        "rng" => Some(Box::new(rng())),
+        _ => None,
+    }
+}
+
+/// The names that [`by_name`] knows.
+pub const NAMES: &[&str] = &["rng"];
