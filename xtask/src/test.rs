@@ -8,7 +8,7 @@ use std::{env, fs};
 
 use anyhow::{Context, Result};
 
-use crate::{check, util};
+use crate::util;
 
 /// Guests at the same time: each is pinned to a CPU.
 const GUESTS: &str = "--test-threads=2";
@@ -24,11 +24,11 @@ pub(crate) struct Args {
     check: bool,
 }
 
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(Args { quick, check }: Args) -> Result<()> {
     let log = SkipLog::open()?;
     let mut totals = Totals::default();
-    if args.check {
-        totals.add(check::steps()?);
+    if check {
+        totals.add(crate::check::steps()?);
     }
     let before = log.names()?;
     for words in [
@@ -37,12 +37,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
     ] {
         totals.suite(&words.join(" "), cargo_test(words, &log)?)?;
     }
-    match lab(args.quick) {
+    match lab(quick) {
         Ok(()) => {
             let words = ["--package", "vu-e2e", "--test", "*"];
             let mut command = cargo_test(&words, &log)?;
             command.args(["--", GUESTS]);
-            if args.quick {
+            if quick {
                 command.env("VU_QUICK", "1");
             }
             totals.suite("guests in the loop", command)?;

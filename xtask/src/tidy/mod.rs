@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use crate::util;
 use source::{Source, Text};
 
-mod code;
+pub(crate) mod code;
 mod manifest;
 mod size;
 pub(crate) mod source;
