@@ -50,6 +50,7 @@ pub(crate) fn run(Args { quick, check }: Args) -> Result<()> {
         Err(error) => totals.fail(format!("lab: {error:#}")),
     }
     totals.take_skips(&(&log.names()? - &before));
+    drop(log);
     totals.close()
 }
 
