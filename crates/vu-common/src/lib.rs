@@ -1,2 +1,57 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! To be written.
+//! The shared ground of the vhost-device daemons, and the only crate that knows the vhost-user protocol.
+//!
+//! A device author writes a [`Device`] and its [`Worker`], and gets requests as [`Chain`]s. The README
+//! beside this file is that contract on one page. The life of one request:
+//!
+//! 1. `serve` accepts a front end, and `connection` reads its messages; `handler` makes of them a
+//!    `session`: guest memory, virtqueues, features.
+//! 2. A kick wakes the thread of the virtqueue (`worker`), which calls [`Worker::queue`].
+//! 3. [`Cx::pop`] takes a head off the available ring (`queue`, `ring`), walks and checks its descriptors
+//!    (`chain`, `memory`) and notes it in the in-flight region (`inflight`).
+//! 4. The device reads it with a [`Reader`], acts, and writes its answer with a [`Writer`] (`cursor`).
+//! 5. [`Chain::complete`] writes the used ring; at the end of the turn its index is published once and the
+//!    driver interrupted at most once (`queue`). While a migration runs, `dirty` marks the pages written.
+//!
+//! A malformed chain costs the driver that one buffer; a broken ring stops its virtqueue; neither ends the
+//! process. The chores of a daemon have a file each: `args`, `socket`, `capabilities`, `signal`, `log`,
+//! `notify`, `pid_file`, `sigbus`, `shutdown`.
+
+mod args;
+mod capabilities;
+mod chain;
+mod connection;
+mod cursor;
+mod daemon;
+mod device;
+mod dirty;
+mod error;
+mod frontend;
+mod handler;
+mod inflight;
+#[doc(hidden)]
+pub mod log;
+mod memory;
+mod notify;
+mod pid_file;
+mod queue;
+mod ring;
+mod serve;
+mod session;
+mod shutdown;
+mod sigbus;
+mod signal;
+mod socket;
+mod socket_path;
+mod state;
+mod worker;
+
+pub use args::CommonArgs;
+pub use capabilities::Capabilities;
+pub use chain::Chain;
+pub use cursor::{Reader, Writer};
+pub use daemon::main;
+pub use device::{Device, Migration, Refused, Spec, Start, Worker};
+pub use error::SetupError;
+pub use frontend::ConfigChange;
+pub use worker::{Cx, Interest, Ready, Token, Waker};

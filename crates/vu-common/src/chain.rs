@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One descriptor chain: walked and checked once when it is popped, owned from then on, answered exactly once.
+
+use std::sync::Arc;
+
+use crate::cursor::{Reader, Writer};
+use crate::memory::{Buffers, GuestSlice, Memory};
+use crate::queue::Queue;
+use crate::ring::Ring;
+
+const F_NEXT: u16 = 1;
+const F_WRITE: u16 = 2;
+const F_INDIRECT: u16 = 4;
+const DESCRIPTOR: u32 = 16;
+
+/// Most entries of an indirect table. A driver must not exceed the ring size (virtio 1.3, 2.7.5.3.1), but
+/// Linux does with small rings; this is the bound that other devices grant.
+const MAX_INDIRECT: u32 = 1024;
+
+/// What is wrong with a chain. It is completed with length 0, and its virtqueue goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ChainFault {
+    #[error("descriptor {0} does not exist")]
+    Index(u16),
+    #[error("the chain has a loop")]
+    Loop,
+    #[error("buffer {0:#x}+{1:#x} is not mapped")]
+    Unmapped(u64, u32),
+    #[error("buffer {0:#x} has length 0")]
+    Empty(u64),
+    #[error("a device-readable buffer follows a device-writable one")]
+    Order,
+    #[error("the buffers exceed 4 GiB")]
+    TooLong,
+    #[error("indirect table of {0} bytes")]
+    IndirectLength(u32),
+    #[error("an indirect descriptor has a next one")]
+    IndirectNext,
+    #[error("an indirect table within an indirect table")]
+    Nested,
+    #[error("an indirect descriptor, which was not negotiated")]
+    IndirectRefused,
+}
+
+/// A descriptor as it was when it was read (virtio 1.3, 2.7.5).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Descriptor {
+    addr: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    /// Reads a descriptor once: what the driver changes later is not seen.
+    pub(crate) fn load(table: &GuestSlice, offset: usize) -> Self {
+        Self::from_words(table.load_u64(offset), table.load_u64(offset.wrapping_add(8)))
+    }
+
+    fn from_words(addr: u64, rest: u64) -> Self {
+        Self {
+            addr,
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        }
+    }
+}
+
+/// Collects the buffers of a chain and keeps the rules that concern all of them.
+pub(crate) struct Walk<'a> {
+    memory: &'a Memory,
+    slices: Vec<GuestSlice>,
+    readable: usize,
+    readable_len: u32,
+    writable_len: u32,
+}
+
+impl<'a> Walk<'a> {
+    /// Walks the chain that starts at `head`; `slices` is an empty vector to be reused. On a fault it
+    /// comes back with it.
+    pub(crate) fn run(
+        ring: &'a Ring,
+        head: u16,
+        slices: Vec<GuestSlice>,
+    ) -> Result<Self, (ChainFault, Vec<GuestSlice>)> {
+        let mut walk = Walk {
+            memory: ring.memory(),
+            slices,
+            readable: 0,
+            readable_len: 0,
+            writable_len: 0,
+        };
+        match walk.direct(ring, head) {
+            Ok(()) => Ok(walk),
+            Err(fault) => Err((fault, walk.slices)),
+        }
+    }
+
+    fn direct(&mut self, ring: &Ring, head: u16) -> Result<(), ChainFault> {
+        let mut index = head;
+        for _ in 0..ring.size() {
+            let desc = ring.descriptor(index)?;
+            if desc.flags & F_INDIRECT != 0 {
+                return self.indirect(ring, desc);
+            }
+            self.push(desc)?;
+            if desc.flags & F_NEXT == 0 {
+                return Ok(());
+            }
+            index = desc.next;
+        }
+        Err(ChainFault::Loop)
+    }
+
+    fn indirect(&mut self, ring: &Ring, desc: Descriptor) -> Result<(), ChainFault> {
+        if !ring.layout().indirect {
+            return Err(ChainFault::IndirectRefused);
+        }
+        if desc.flags & F_NEXT != 0 {
+            return Err(ChainFault::IndirectNext);
+        }
+        let limit = u32::from(ring.size()).max(MAX_INDIRECT);
+        let entries = desc.len / DESCRIPTOR;
+        if entries == 0 || !desc.len.is_multiple_of(DESCRIPTOR) || entries > limit {
+            return Err(ChainFault::IndirectLength(desc.len));
+        }
+        let mut index = 0_u32;
+        for _ in 0..entries {
+            if index >= entries {
+                return Err(ChainFault::Index(index as u16));
+            }
+            let entry = self.table_entry(desc.addr, index)?;
+            if entry.flags & F_INDIRECT != 0 {
+                return Err(ChainFault::Nested);
+            }
+            self.push(entry)?;
+            if entry.flags & F_NEXT == 0 {
+                return Ok(());
+            }
+            index = u32::from(entry.next);
+        }
+        Err(ChainFault::Loop)
+    }
+
+    /// One entry of an indirect table, which may lie unaligned and across two regions.
+    fn table_entry(&self, table: u64, index: u32) -> Result<Descriptor, ChainFault> {
+        let offset = u64::from(index.wrapping_mul(DESCRIPTOR));
+        let addr = table
+            .checked_add(offset)
+            .ok_or(ChainFault::Unmapped(table, DESCRIPTOR))?;
+        let mut bytes = [0_u8; DESCRIPTOR as usize];
+        let mut rest = &mut bytes[..];
+        let mapped = self.memory.resolve(addr, DESCRIPTOR, |slice| {
+            let (part, tail) = std::mem::take(&mut rest).split_at_mut(slice.len());
+            slice.read(0, part);
+            rest = tail;
+        });
+        if !mapped {
+            return Err(ChainFault::Unmapped(addr, DESCRIPTOR));
+        }
+        let (low, high) = bytes.split_at(8);
+        let word = |b: &[u8]| b.try_into().map_or(0, u64::from_le_bytes);
+        Ok(Descriptor::from_words(word(low), word(high)))
+    }
+
+    fn push(&mut self, desc: Descriptor) -> Result<(), ChainFault> {
+        let Descriptor { addr, len, flags, .. } = desc;
+        if len == 0 {
+            return Err(ChainFault::Empty(addr));
+        }
+        let writable = flags & F_WRITE != 0;
+        if !writable && self.writable_len > 0 {
+            return Err(ChainFault::Order);
+        }
+        let total = if writable {
+            &mut self.writable_len
+        } else {
+            &mut self.readable_len
+        };
+        *total = total.checked_add(len).ok_or(ChainFault::TooLong)?;
+        let slices = &mut self.slices;
+        if !self.memory.resolve(addr, len, |slice| slices.push(slice)) {
+            return Err(ChainFault::Unmapped(addr, len));
+        }
+        if !writable {
+            self.readable = self.slices.len();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(self, memory: Arc<Memory>) -> Parts {
+        Parts {
+            buffers: Buffers {
+                _memory: memory,
+                slices: self.slices,
+                readable: self.readable,
+            },
+            readable_len: self.readable_len,
+            writable_len: self.writable_len,
+        }
+    }
+}
+
+/// What a walk found.
+pub(crate) struct Parts {
+    pub(crate) buffers: Buffers,
+    pub(crate) readable_len: u32,
+    pub(crate) writable_len: u32,
+}
+
+/// Which pop of which virtqueue a chain came from.
+pub(crate) struct Origin {
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) generation: u64,
+    pub(crate) head: u16,
+    /// Place in the available ring; `None` for a chain that a former process had popped.
+    pub(crate) position: Option<u16>,
+}
+
+/// One request: a popped descriptor chain, checked, and owned until it is completed.
+///
+/// It may be kept or sent to another thread. A chain that is dropped is completed with length 0, since a
+/// driver must get each of its buffers back; that is a bug of the device, so debug builds panic.
+pub struct Chain {
+    origin: Option<Origin>,
+    queue: usize,
+    parts: Parts,
+}
+
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chain")
+            .field("queue", &self.queue)
+            .field("head", &self.origin.as_ref().map(|o| o.head))
+            .field("readable_len", &self.parts.readable_len)
+            .field("writable_len", &self.parts.writable_len)
+            .finish()
+    }
+}
+
+impl Chain {
+    pub(crate) fn new(origin: Origin, parts: Parts) -> Self {
+        Self {
+            queue: origin.queue.index(),
+            origin: Some(origin),
+            parts,
+        }
+    }
+
+    /// Index of the virtqueue that it was popped from.
+    pub fn queue(&self) -> usize {
+        self.queue
+    }
+
+    /// Bytes in the device-readable part.
+    pub fn readable_len(&self) -> usize {
+        self.parts.readable_len as usize
+    }
+
+    /// Bytes in the device-writable part.
+    pub fn writable_len(&self) -> usize {
+        self.parts.writable_len as usize
+    }
+
+    /// A cursor at the start of the device-readable part.
+    pub fn reader(&mut self) -> Reader<'_> {
+        Reader::new(&self.parts.buffers, self.parts.readable_len as usize)
+    }
+
+    /// A cursor at the start of the device-writable part.
+    pub fn writer(&mut self) -> Writer<'_> {
+        Writer::new(&self.parts.buffers, self.parts.writable_len as usize)
+    }
+
+    /// Gives the chain back to the driver, of whose writable bytes the first `written` are now valid.
+    ///
+    /// `written` is cut to [`writable_len`](Self::writable_len).
+    pub fn complete(mut self, written: u32) {
+        self.finish(written);
+    }
+
+    fn finish(&mut self, written: u32) {
+        if let Some(origin) = self.origin.take() {
+            let queue = origin.queue.clone();
+            queue.complete(&origin, &mut self.parts, written);
+        }
+    }
+
+    /// Takes the chain apart without an answer, to put it back.
+    pub(crate) fn into_origin(mut self) -> Option<(Origin, Vec<GuestSlice>)> {
+        let slices = std::mem::take(&mut self.parts.buffers.slices);
+        self.origin.take().map(|origin| (origin, slices))
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        let Some(origin) = &self.origin else { return };
+        // After a stop the chain belongs to nobody any more: dropping it is right.
+        let leaked = origin.queue.is_current(origin);
+        self.finish(0);
+        if leaked {
+            log::error!(
+                "queue {}: a chain was dropped unanswered: a bug of this device",
+                self.queue
+            );
+            debug_assert!(std::thread::panicking(), "a chain was dropped unanswered");
+        }
+    }
+}

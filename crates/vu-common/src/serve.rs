@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! From listening sockets to sessions: a thread per socket accepts one front end after the other.
+//!
+//! A socket is bound once for the life of the process, so a front end that reconnects always finds it. A
+//! connection's faults end that connection; other sockets of the process never notice.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use crate::connection;
+use crate::device::Device;
+use crate::error::SetupError;
+use crate::shutdown::Shutdown;
+use crate::signal::{Signal, Signals};
+use crate::socket::{Endpoint, Listener};
+use crate::{log as logger, notify};
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> SetupError {
+    move |source| SetupError::System { what, source }
+}
+
+/// Serves each device on its endpoint until a signal comes or every connected endpoint has ended.
+pub(crate) fn serve<D: Device>(
+    endpoints: Vec<Endpoint>,
+    devices: Vec<D>,
+    signals: &Signals,
+) -> Result<(), SetupError> {
+    let shutdown = Arc::new(Shutdown::new().map_err(system("make an event"))?);
+    let ended = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| system("make an event")(e.into()))?;
+    let ended = Arc::new(ended);
+    let mut threads: Vec<JoinHandle<()>> = Vec::new();
+    let listening = endpoints.iter().any(|e| matches!(e, Endpoint::Listener(_)));
+    for (endpoint, device) in endpoints.into_iter().zip(devices) {
+        let (shutdown, ended) = (shutdown.clone(), ended.clone());
+        let work = move || {
+            serve_endpoint(endpoint, &Arc::new(device), &shutdown);
+            let _ = rustix::io::write(&*ended, &1_u64.to_ne_bytes());
+        };
+        let thread = std::thread::Builder::new().name("session".into()).spawn(work);
+        threads.push(thread.map_err(system("start a thread"))?);
+    }
+    if listening {
+        logger::announce_listening();
+    }
+    notify::ready();
+
+    let mut left = threads.len();
+    while left > 0 {
+        let mut fds = [
+            PollFd::new(signals, PollFlags::IN),
+            PollFd::new(&*ended, PollFlags::IN),
+        ];
+        if let Err(e) = poll(&mut fds, None)
+            && e != rustix::io::Errno::INTR
+        {
+            return Err(system("wait")(e.into()));
+        }
+        let [signalled, ending] = fds.map(|fd| !fd.revents().is_empty());
+        if ending {
+            let mut count = [0; 8];
+            if rustix::io::read(&*ended, &mut count).is_ok() {
+                left = left.saturating_sub(u64::from_ne_bytes(count) as usize);
+            }
+        }
+        if signalled && stops(signals.wait().map_err(system("read a signal"))?, &shutdown) {
+            return Ok(());
+        }
+    }
+    for thread in threads {
+        if thread.join().is_err() {
+            log::error!("a session panicked");
+        }
+    }
+    Ok(())
+}
+
+/// What a signal means. True if nothing is to be waited for any more.
+fn stops(signal: Signal, shutdown: &Shutdown) -> bool {
+    if signal == Signal::HangUp {
+        return false;
+    }
+    if shutdown.asked() {
+        log::warn!("asked to stop twice: leaving at once");
+        return true;
+    }
+    log::info!("asked to stop");
+    notify::stopping();
+    shutdown.ask();
+    false
+}
+
+fn serve_endpoint<D: Device>(endpoint: Endpoint, device: &Arc<D>, shutdown: &Shutdown) {
+    match endpoint {
+        Endpoint::Connected(stream) => connection::run(stream, device, shutdown),
+        Endpoint::Listener(listener) => listen(&listener, device, shutdown),
+    }
+}
+
+fn listen<D: Device>(listener: &Listener, device: &Arc<D>, shutdown: &Shutdown) {
+    while shutdown.wait_readable(listener) {
+        match listener.accept() {
+            Ok(stream) => connection::run(stream, device, shutdown),
+            Err(e) => {
+                // Out of descriptors, most likely: the front end waits in the backlog meanwhile.
+                log::warn!("cannot accept a front end: {e}");
+                shutdown.pause();
+            }
+        }
+    }
+}
