@@ -54,4 +54,5 @@ pub use daemon::main;
 pub use device::{Device, Migration, Refused, Spec, Start, Worker};
 pub use error::SetupError;
 pub use frontend::ConfigChange;
+pub use serve::serve_stream;
 pub use worker::{Cx, Interest, Ready, Token, Waker};

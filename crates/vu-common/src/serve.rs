@@ -4,6 +4,8 @@
 //! A socket is bound once for the life of the process, so a front end that reconnects always finds it. A
 //! connection's faults end that connection; other sockets of the process never notice.
 
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -17,7 +19,17 @@ use crate::signal::{Signal, Signals};
 use crate::socket::{Endpoint, Listener};
 use crate::{log as logger, notify};
 
-fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> SetupError {
+/// Serves one front end on a connected stream, in this thread, until it disconnects: a back end inside
+/// another program.
+///
+/// # Errors
+/// The event that a shutdown would need could not be made.
+pub fn serve_stream<D: Device>(stream: UnixStream, device: &Arc<D>) -> io::Result<()> {
+    connection::run(stream, device, &Shutdown::new()?);
+    Ok(())
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> SetupError {
     move |source| SetupError::System { what, source }
 }
 
