@@ -85,7 +85,7 @@ fn doc() -> Result<Outcome> {
 }
 
 fn deny() -> Result<Outcome> {
-    util::run(cargo_deny()?.args(["check", "licenses", "bans", "sources"]))?;
+    util::run(cargo_deny()?.args(["check", "--hide-inclusion-graph", "licenses", "bans", "sources"]))?;
     Ok(Outcome::Passed)
 }
 
@@ -100,7 +100,7 @@ fn advisories() -> Result<Outcome> {
             "the advisory database cannot be fetched: {last}"
         )));
     }
-    util::run(cargo_deny()?.args(["check", "--disable-fetch", "advisories"]))?;
+    util::run(cargo_deny()?.args(["check", "--hide-inclusion-graph", "--disable-fetch", "advisories"]))?;
     Ok(Outcome::Passed)
 }
 
