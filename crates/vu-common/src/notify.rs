@@ -16,12 +16,12 @@ use std::sync::OnceLock;
 static MANAGER: OnceLock<Option<UnixDatagram>> = OnceLock::new();
 
 /// The daemon listens, or has taken its connection: front ends may come.
-pub fn ready() {
+pub(crate) fn ready() {
     send("READY=1");
 }
 
 /// The daemon is about to end.
-pub fn stopping() {
+pub(crate) fn stopping() {
     send("STOPPING=1");
 }
 

@@ -13,7 +13,7 @@ use crate::error::SetupError;
 
 /// A locked pid file. Dropping it removes the file, then lets the lock go.
 #[derive(Debug)]
-pub struct PidFile {
+pub(crate) struct PidFile {
     path: PathBuf,
     file: File,
 }
@@ -23,7 +23,7 @@ impl PidFile {
     ///
     /// # Errors
     /// [`SetupError::PidFileHeld`] when a running daemon holds it, [`SetupError::Path`] when a system call fails.
-    pub fn create(path: &Path) -> Result<Self, SetupError> {
+    pub(crate) fn create(path: &Path) -> Result<Self, SetupError> {
         let failed = |what| {
             move |source| SetupError::Path {
                 path: path.into(),

@@ -17,7 +17,7 @@ const SIGINFO_SIZE: usize = 128;
 
 /// A signal that asks the daemon for something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
+pub(crate) enum Signal {
     /// `SIGTERM`: end quickly and cleanly (the vhost-user specification, "Back-end program conventions").
     Terminate,
     /// `SIGINT`: Ctrl-C; the same as [`Signal::Terminate`].
@@ -28,7 +28,7 @@ pub enum Signal {
 
 /// The signals of [`Signal`], blocked in every thread and readable from a file descriptor.
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     fd: OwnedFd,
 }
 
@@ -37,7 +37,7 @@ impl Signals {
     ///
     /// # Errors
     /// [`SetupError::System`] when the kernel has no file descriptor or memory left.
-    pub fn block() -> Result<Self, SetupError> {
+    pub(crate) fn block() -> Result<Self, SetupError> {
         Self::try_block().map_err(|source| SetupError::System {
             what: "set up the signals",
             source,
@@ -65,7 +65,7 @@ impl Signals {
     ///
     /// # Errors
     /// Only what `read(2)` gives for a descriptor that a sandbox forbids: a bug of ours.
-    pub fn wait(&self) -> io::Result<Signal> {
+    pub(crate) fn wait(&self) -> io::Result<Signal> {
         let mut info = [0; SIGINFO_SIZE];
         let len = rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut info))?;
         let number = match info.first_chunk() {

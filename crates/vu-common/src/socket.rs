@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::{Errno, FdFlags};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, getpeername};
 
 use crate::args::CommonArgs;
 use crate::error::SetupError;
@@ -25,19 +25,20 @@ const FIRST_INHERITED: RawFd = 3;
 
 /// Where one device meets its front end.
 #[derive(Debug)]
-pub enum Endpoint {
+pub(crate) enum Endpoint {
     /// Front ends come one after another.
     Listener(Listener),
     /// The one connection that was given: when it ends, the daemon ends.
     Connected(UnixStream),
 }
 
-/// A listening socket. One that we bound is removed from its folder with [`Listener::unlink`] or when dropped.
+/// A listening socket. Dropping one that we bound removes its path, unless another socket lies there by now.
 #[derive(Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     fd: OwnedFd,
     name: String,
-    entry: Option<Entry>,
+    /// The path to remove; none for a socket that was given, which belongs to whoever started us.
+    _entry: Option<Entry>,
 }
 
 impl Listener {
@@ -46,18 +47,8 @@ impl Listener {
     /// # Errors
     /// Those of accept(2), unchanged. `WouldBlock` means that nobody waits any more, `InvalidInput` that
     /// someone who shares the socket has shut it down for good.
-    pub fn accept(&self) -> io::Result<UnixStream> {
+    pub(crate) fn accept(&self) -> io::Result<UnixStream> {
         Ok(rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC)?.into())
-    }
-
-    /// Whether we bound the socket. One that was given belongs to whoever started us.
-    pub fn is_ours(&self) -> bool {
-        self.entry.is_some()
-    }
-
-    /// Removes the path of a socket that we bound, unless another socket lies there by now.
-    pub fn unlink(&mut self) {
-        self.entry = None;
     }
 }
 
@@ -100,7 +91,7 @@ pub(crate) fn inherited(args: &CommonArgs) -> Result<Vec<Endpoint>, SetupError> 
 ///
 /// # Errors
 /// The first path that cannot be had; sockets bound before it are removed again.
-pub fn listeners(args: &CommonArgs) -> Result<Vec<Endpoint>, SetupError> {
+pub(crate) fn listeners(args: &CommonArgs) -> Result<Vec<Endpoint>, SetupError> {
     let paths = &args.socket_path;
     let mut seen = HashSet::new();
     if let Some(path) = paths.iter().find(|path| !seen.insert(*path)) {
@@ -111,7 +102,7 @@ pub fn listeners(args: &CommonArgs) -> Result<Vec<Endpoint>, SetupError> {
         Ok(Endpoint::Listener(Listener {
             fd,
             name: path.display().to_string(),
-            entry: Some(entry),
+            _entry: Some(entry),
         }))
     };
     paths.iter().map(bind).collect()
@@ -137,42 +128,45 @@ unsafe fn adopt(fd: RawFd) -> Result<Endpoint, SetupError> {
     }
     // SAFETY: it is open, and by our contract ours to own.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    match is_listening(&socket) {
-        Ok(Ok(true)) => Ok(Endpoint::Listener(Listener {
+    match is_listening(fd, &socket) {
+        Ok(true) => Ok(Endpoint::Listener(Listener {
             fd: socket,
             name: format!("fd {fd}"),
-            entry: None,
+            _entry: None,
         })),
-        Ok(Ok(false)) => Ok(Endpoint::Connected(socket.into())),
-        Ok(Err(problem)) => Err(SetupError::BadFd {
-            fd: socket.into_raw_fd(),
-            problem,
-        }),
-        Err(errno) => Err(SetupError::Fd {
-            fd: socket.into_raw_fd(),
-            what: "use it as a socket",
-            source: errno.into(),
-        }),
+        Ok(false) => Ok(Endpoint::Connected(socket.into())),
+        Err(error) => {
+            // Given up, not closed: it was never ours.
+            let _ = socket.into_raw_fd();
+            Err(error)
+        }
     }
 }
 
-/// Whether an inherited socket listens or is connected, or else why it cannot serve.
-fn is_listening(socket: &OwnedFd) -> rustix::io::Result<Result<bool, &'static str>> {
-    let kind = (socket_domain(socket)?, socket_type(socket)?);
-    if kind != (AddressFamily::UNIX, SocketType::STREAM) {
-        return Ok(Err("not a Unix stream socket"));
+/// Whether the inherited socket with the number `fd` listens; else it is connected.
+fn is_listening(fd: RawFd, socket: &OwnedFd) -> Result<bool, SetupError> {
+    let failed = |errno: Errno| SetupError::Fd {
+        fd,
+        what: "use it as a socket",
+        source: errno.into(),
+    };
+    let domain = socket_domain(socket).map_err(failed)?;
+    let kind = socket_type(socket).map_err(failed)?;
+    if (domain, kind) != (AddressFamily::UNIX, SocketType::STREAM) {
+        let problem = "not a Unix stream socket";
+        return Err(SetupError::BadFd { fd, problem });
     }
-    let listening = socket_acceptconn(socket)?;
+    let listening = socket_acceptconn(socket).map_err(failed)?;
     if !listening {
-        match rustix::net::getpeername(socket) {
-            Err(Errno::NOTCONN) => return Ok(Err("neither listens nor is connected")),
-            peer => peer?,
-        };
-        // A session reads whole messages; the flag is not shared with the peer's end.
-        rustix::io::ioctl_fionbio(socket, false)?;
+        if getpeername(socket) == Err(Errno::NOTCONN) {
+            let problem = "neither listens nor is connected";
+            return Err(SetupError::BadFd { fd, problem });
+        }
+        // A session reads whole messages. The flag is not shared with the peer's end.
+        rustix::io::ioctl_fionbio(socket, false).map_err(failed)?;
     }
-    rustix::io::fcntl_setfd(socket, FdFlags::CLOEXEC)?;
-    Ok(Ok(listening))
+    rustix::io::fcntl_setfd(socket, FdFlags::CLOEXEC).map_err(failed)?;
+    Ok(listening)
 }
 
 #[cfg(test)]
@@ -224,7 +218,6 @@ mod tests {
         };
         assert_close_on_exec(&listener);
         assert_eq!(listener.to_string(), format!("fd {number}"));
-        assert!(!listener.is_ours());
 
         let mut client = UnixStream::connect_addr(&address).unwrap();
         let mut stream = listener.accept().unwrap();
@@ -308,23 +301,19 @@ mod tests {
     }
 
     #[test]
-    fn each_path_is_bound_in_order_and_removed_on_request() {
-        let paths =
-            [1, 2].map(|n| format!("{}/vu-listeners-{}-{n}", env::temp_dir().display(), process::id()));
+    fn each_path_is_bound_in_order_until_its_listener_is_dropped() {
+        let folder = env::temp_dir();
+        let paths = [1, 2].map(|n| format!("{}/vu-listeners-{}-{n}", folder.display(), process::id()));
         let endpoints = listeners(&args(&["-s", &paths[0], "-s", &paths[1]])).unwrap();
-        let names: Vec<_> = endpoints
-            .into_iter()
-            .map(|endpoint| {
-                let Endpoint::Listener(mut listener) = endpoint else {
-                    panic!("not a listener")
-                };
-                assert!(listener.is_ours());
-                listener.unlink();
-                listener.to_string()
-            })
-            .collect();
-        assert_eq!(names, paths);
-        assert!(paths.iter().all(|path| !Path::new(path).exists()));
+        for (endpoint, path) in endpoints.into_iter().zip(&paths) {
+            let Endpoint::Listener(listener) = endpoint else {
+                panic!("not a listener")
+            };
+            assert_eq!(listener.to_string(), *path);
+            UnixStream::connect(path).unwrap();
+            drop(listener);
+            assert!(!Path::new(path).exists());
+        }
     }
 
     #[test]
