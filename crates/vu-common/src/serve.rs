@@ -113,7 +113,16 @@ fn serve_endpoint<D: Device>(endpoint: Endpoint, device: &Arc<D>, shutdown: &Shu
 fn listen<D: Device>(listener: &Listener, device: &Arc<D>, shutdown: &Shutdown) {
     while shutdown.wait_readable(listener) {
         match listener.accept() {
-            Ok(stream) => connection::run(stream, device, shutdown),
+            Ok(stream) => {
+                connection::run(stream, device, shutdown);
+                if !listener.is_ours() {
+                    return;
+                }
+            }
+            // Whoever gave us the socket has shut it down: nobody can come any more.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => return,
+            // Another process that shares the socket took the front end.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => {
                 // Out of descriptors, most likely: the front end waits in the backlog meanwhile.
                 log::warn!("cannot accept a front end: {e}");

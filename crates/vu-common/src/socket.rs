@@ -38,7 +38,7 @@ pub(crate) struct Listener {
     fd: OwnedFd,
     name: String,
     /// The path to remove; none for a socket that was given, which belongs to whoever started us.
-    _entry: Option<Entry>,
+    entry: Option<Entry>,
 }
 
 impl Listener {
@@ -49,6 +49,11 @@ impl Listener {
     /// someone who shares the socket has shut it down for good.
     pub(crate) fn accept(&self) -> io::Result<UnixStream> {
         Ok(rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC)?.into())
+    }
+
+    /// Whether we bound the socket. One that was given serves one front end: whoever gave it starts us anew.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.entry.is_some()
     }
 }
 
@@ -102,7 +107,7 @@ pub(crate) fn listeners(args: &CommonArgs) -> Result<Vec<Endpoint>, SetupError> 
         Ok(Endpoint::Listener(Listener {
             fd,
             name: path.display().to_string(),
-            _entry: Some(entry),
+            entry: Some(entry),
         }))
     };
     paths.iter().map(bind).collect()
@@ -132,7 +137,7 @@ unsafe fn adopt(fd: RawFd) -> Result<Endpoint, SetupError> {
         Ok(true) => Ok(Endpoint::Listener(Listener {
             fd: socket,
             name: format!("fd {fd}"),
-            _entry: None,
+            entry: None,
         })),
         Ok(false) => Ok(Endpoint::Connected(socket.into())),
         Err(error) => {
@@ -218,6 +223,7 @@ mod tests {
         };
         assert_close_on_exec(&listener);
         assert_eq!(listener.to_string(), format!("fd {number}"));
+        assert!(!listener.is_ours());
 
         let mut client = UnixStream::connect_addr(&address).unwrap();
         let mut stream = listener.accept().unwrap();
@@ -310,6 +316,7 @@ mod tests {
                 panic!("not a listener")
             };
             assert_eq!(listener.to_string(), *path);
+            assert!(listener.is_ours());
             UnixStream::connect(path).unwrap();
             drop(listener);
             assert!(!Path::new(path).exists());
