@@ -37,6 +37,12 @@ pub(crate) fn run(Args { name }: Args) -> Result<()> {
         };
         write(&new.join(&path), &text)?;
     }
+    // Another name sorts elsewhere, and wraps elsewhere.
+    util::run(&mut util::cargo(&[
+        "fmt",
+        "--package",
+        &format!("vhost-device-{name}"),
+    ])?)?;
     println!(
         "{} is an entropy device under a new name. It passes its tests:\n",
         new.display()

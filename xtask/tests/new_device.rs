@@ -51,12 +51,12 @@ fn a_new_device_compiles_and_passes_the_tests_of_the_one_it_was_copied_from() {
             .current_dir(&scratch);
         xtask
     };
-    run(&mut xtask(&["new-device", "probe-it"]));
+    run(&mut xtask(&["new-device", "can-it"]));
 
     // The dependencies are those of the workspace: built and downloaded already.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let mut tests = Command::new(env!("CARGO"));
-    tests.args(["test", "--offline", "--package", "vhost-device-probe-it"]);
+    tests.args(["test", "--offline", "--package", "vhost-device-can-it"]);
     // A test that skips itself there did so under its first name already.
     tests
         .env_remove("VU_SKIP_LOG")
@@ -71,15 +71,20 @@ fn a_new_device_compiles_and_passes_the_tests_of_the_one_it_was_copied_from() {
         "no test ran"
     );
 
+    let mut fmt = Command::new(env!("CARGO"));
+    run(fmt
+        .args(["fmt", "--check", "--package", "vhost-device-can-it"])
+        .current_dir(&scratch));
+
     let tidy = xtask(&["tidy"]).output().unwrap();
     let findings = String::from_utf8_lossy(&tidy.stdout).into_owned();
     let broken: Vec<&str> = findings
         .lines()
-        .filter(|line| line.contains("vhost-device-probe-it"))
+        .filter(|line| line.contains("vhost-device-can-it"))
         .collect();
     assert!(broken.is_empty(), "{broken:#?}");
 
-    let again = xtask(&["new-device", "probe-it"]).output().unwrap();
+    let again = xtask(&["new-device", "can-it"]).output().unwrap();
     assert!(String::from_utf8_lossy(&again.stderr).contains("exists already"));
     fs::remove_dir_all(&scratch).unwrap();
 }
