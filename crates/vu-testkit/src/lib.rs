@@ -2,9 +2,11 @@
 #![doc = include_str!("../README.md")]
 
 pub mod chains;
+pub mod conformance;
 pub mod devices;
 pub mod driver;
 pub mod event;
+mod evil;
 pub mod frontend;
 pub mod guest;
 pub mod memory;
