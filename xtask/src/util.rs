@@ -49,15 +49,6 @@ pub(crate) fn step(what: &str) {
 pub(crate) fn cargo(args: &[&str]) -> Result<Command> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(root()?);
-    // What `cargo run` set for xtask is not the business of the packages that it builds.
-    for (name, _) in env::vars_os() {
-        if name
-            .to_str()
-            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR")
-        {
-            command.env_remove(name);
-        }
-    }
     Ok(command)
 }
 
