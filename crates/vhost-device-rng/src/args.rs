@@ -44,7 +44,8 @@ pub struct RngArgs {
     pub max_bytes: Option<NonZeroUsize>,
 
     /// Length of a period in milliseconds
-    #[arg(short, long, requires = "max_bytes", default_value = "65536")]
+    #[arg(short, long, value_name = "MS")]
+    #[arg(requires = "max_bytes", default_value = "65536")]
     pub period: NonZeroU32,
 }
 
