@@ -144,6 +144,8 @@ impl Queue {
         queue.set_available_index(base);
         queue.used.store_u16(0, 0, Ordering::Relaxed);
         queue.used.store_u16(2, base, Ordering::Relaxed);
+        // A used ring starts zeroed; a ring that goes on has the index at which the device waits.
+        queue.used.store_u16(4 + 8 * entries, base, Ordering::Relaxed);
         queue.set_used_event(base);
         Ok(queue)
     }
@@ -302,6 +304,28 @@ impl Queue {
         self.outstanding -= 1;
         self.next_used = self.next_used.wrapping_add(1);
         Ok(Some(used))
+    }
+
+    /// Waits for the next used entry, but lets the device sleep on its interrupt until `batch` entries are there or all
+    /// that it holds: what a driver does under load.
+    ///
+    /// # Errors
+    /// As [`Queue::wait`].
+    pub fn wait_for(&mut self, batch: usize, end: Instant) -> Result<Used, Error> {
+        if let Some(used) = self.pop()? {
+            return Ok(used);
+        }
+        let ahead = u16::try_from(batch.min(self.outstanding).saturating_sub(1)).unwrap_or(0);
+        self.set_used_event(self.next_used.wrapping_add(ahead));
+        fence(Ordering::SeqCst);
+        if self.used_index().wrapping_sub(self.next_used) <= ahead && !self.call.wait_until(end) {
+            return Err(Error::Deadline {
+                queue: self.index,
+                missing: self.outstanding,
+            });
+        }
+        self.call.drain();
+        self.wait(end)
     }
 
     /// Waits for the next used entry, relying on interrupts alone.

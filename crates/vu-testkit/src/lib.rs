@@ -10,5 +10,6 @@ mod evil;
 pub mod frontend;
 pub mod guest;
 pub mod memory;
+pub mod meter;
 pub mod process;
 pub mod spawn;

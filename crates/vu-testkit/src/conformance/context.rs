@@ -118,8 +118,23 @@ impl Cx {
             .map_or_else(|| skip("the back end's process id is unknown"), Ok)
     }
 
-    /// Connects; a daemon that binds its socket anew after each connection gets time for that.
+    /// Connects, and makes sure that the connection is served. A daemon that takes its socket away, or drops those who
+    /// wait, whenever a connection ends gets time to come back: one case is strict about it, the others are about
+    /// other things.
     pub(crate) fn connect(&self) -> Result<FrontEnd> {
+        let end = Instant::now() + self.settings.deadline;
+        loop {
+            let front = self.connect_unseen()?;
+            match front.get_features() {
+                Ok(_) => return Ok(front),
+                Err(Error::Closed(_)) if Instant::now() < end && self.runs() => {}
+                Err(error) => return Err(error).context("a fresh connection"),
+            }
+        }
+    }
+
+    /// Connects and sends nothing.
+    pub(crate) fn connect_unseen(&self) -> Result<FrontEnd> {
         let end = Instant::now() + self.settings.deadline;
         loop {
             match FrontEnd::connect(&self.socket(), self.settings.deadline) {
@@ -227,7 +242,7 @@ impl Cx {
             if let Ok(Some(status)) = daemon.process().try_wait() {
                 text.push_str(&format!(" ({status})"));
             }
-            for line in daemon.log().tail().iter().rev().take(12).rev() {
+            for line in daemon.log().tail().iter().rev().take(4).rev() {
                 text.push_str("\n    | ");
                 text.push_str(line);
             }

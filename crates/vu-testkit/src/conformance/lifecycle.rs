@@ -324,7 +324,7 @@ pub(super) fn a_second_connection_waits_its_turn(cx: &mut Cx) -> Result<()> {
 /// The reason: a front end that resumes on a fresh connection without negotiating waits for acknowledgements that
 /// nobody owes it. Better to end at once.
 pub(super) fn a_first_message_that_does_not_negotiate_ends_the_connection(cx: &mut Cx) -> Result<()> {
-    let front = cx.connect()?;
+    let front = cx.connect_unseen()?;
     let sent = front.send(
         request::SET_VRING_NUM,
         crate::frontend::wire::VERSION,

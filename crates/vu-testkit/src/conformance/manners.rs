@@ -153,10 +153,16 @@ pub(super) fn only_the_owner_may_connect(cx: &mut Cx) -> Result<()> {
 }
 
 pub(super) fn a_line_tells_that_it_is_ready(cx: &mut Cx) -> Result<()> {
-    let log = cx.daemon()?.log().tail();
     let line = "Waiting for vhost-user socket connection...";
-    ensure!(log.iter().any(|text| text == line), "no line {line:?} in {log:?}");
-    Ok(())
+    let end = Instant::now() + cx.settings.deadline;
+    loop {
+        let log = cx.daemon()?.log().tail();
+        if log.iter().any(|text| text == line) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "no line {line:?} in {log:?}");
+        std::thread::yield_now();
+    }
 }
 
 pub(super) fn the_pid_file_holds_the_pid(cx: &mut Cx) -> Result<()> {
@@ -203,15 +209,12 @@ pub(super) fn readiness_is_notified(cx: &mut Cx) -> Result<()> {
     UnixStream::connect(&socket).context("after READY=1").map(drop)
 }
 
-/// Serves two guests in a row on the socket in `dir`.
+/// Serves one guest on `socket`; afterwards the daemon may go on or end.
 fn serves(cx: &Cx, socket: &std::path::Path) -> Result<()> {
     let profile = cx.profile.clone();
-    for _ in 0..2 {
-        let front = FrontEnd::connect(socket, cx.settings.deadline)?;
-        let mut guest = Guest::boot(front, &*profile, &Options::default())?;
-        guest.lane().round_trip(&*profile, 64)?;
-    }
-    Ok(())
+    let front = FrontEnd::connect(socket, cx.settings.deadline)?;
+    let mut guest = Guest::boot(front, &*profile, &Options::default())?;
+    guest.lane().round_trip(&*profile, 64)
 }
 
 fn inherited_listener(cx: &mut Cx, more: &[&str], activate: bool) -> Result<()> {

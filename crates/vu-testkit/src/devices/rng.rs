@@ -64,7 +64,7 @@ impl Profile for Rng {
     }
 
     fn slow_args(&self) -> Option<&'static [&'static str]> {
-        Some(&["--max-bytes", "64", "--period", "600000"])
+        Some(&["--max-bytes", "64", "--period", "60000"])
     }
 
     fn memory_limit(&self) -> u64 {

@@ -20,7 +20,7 @@ fn halves() -> [Vec<u8>; 2] {
 
 pub(crate) fn half_a_message_then_nothing(cx: &mut Cx) -> Result<()> {
     for half in halves() {
-        let front = cx.connect()?;
+        let front = cx.connect_unseen()?;
         front.send_bytes(&half, &[])?;
         std::thread::sleep(std::time::Duration::from_millis(50)); // let the daemon read it and wait for the rest
         drop(front);
@@ -87,7 +87,7 @@ pub(crate) fn two_hundred_connections_at_once(cx: &mut Cx) -> Result<()> {
 
 pub(crate) fn connections_that_close_at_once(cx: &mut Cx) -> Result<()> {
     for _ in 0..200 {
-        drop(cx.connect()?);
+        drop(cx.connect_unseen()?);
     }
     cx.still_serves()
 }

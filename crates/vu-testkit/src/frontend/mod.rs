@@ -171,13 +171,15 @@ impl FrontEnd {
         Ok(reply)
     }
 
-    /// Sends a request that owes no reply; asks for an acknowledgement when REPLY_ACK was negotiated.
+    /// Sends a request that owes no reply, and waits until it is done: by an acknowledgement when REPLY_ACK was
+    /// negotiated, else by a GET_FEATURES behind it.
     ///
     /// # Errors
     /// [`Error::Refused`] when the acknowledgement is not zero.
     pub fn command(&self, what: &'static str, id: u32, payload: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
         if !self.has(protocol::REPLY_ACK) {
-            return self.send(id, VERSION, payload, fds);
+            self.send(id, VERSION, payload, fds)?;
+            return self.get_features().map(drop);
         }
         self.send(id, VERSION | NEED_REPLY, payload, fds)?;
         let reply = self.receive(what)?;
@@ -253,7 +255,7 @@ impl FrontEnd {
     pub fn set_protocol_features(&mut self, features: u64) -> Result<()> {
         self.send(request::SET_PROTOCOL_FEATURES, VERSION, &u64s(&[features]), &[])?;
         self.protocol = features;
-        Ok(())
+        self.get_features().map(drop)
     }
 
     /// GET_QUEUE_NUM.
