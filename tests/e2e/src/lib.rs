@@ -1,2 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! To be written.
+//! Guests in the loop: boots real guest kernels against the daemons.
+
+pub mod cpu;
+pub mod daemon;
+pub mod guest;
+pub mod host;
+pub mod launch;
+pub mod scratch;
+pub mod uml;

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A folder for one test: sockets, logs and consoles. It goes with the test, unless the test failed.
+
+use anyhow::{Context, Result};
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The folder. Its path is short, because a socket's path has at most 107 bytes.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    keep: Cell<bool>,
+}
+
+impl Scratch {
+    /// Makes an empty folder.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("vu-e2e-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Self {
+            path,
+            keep: Cell::new(false),
+        })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of `name` in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Leaves the folder for people to look into.
+    pub fn keep(&self) {
+        self.keep.set(true);
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.keep.get() || std::thread::panicking() {
+            eprintln!("logs and consoles are kept in {}", self.path.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
