@@ -8,8 +8,11 @@ use std::fs::OpenOptions;
 /// Opens `/dev/console` again, which the kernel could not do when `/dev` was not mounted yet, and makes it a plain
 /// pipe of lines: nothing that we read is echoed between the events.
 pub(crate) fn adopt() -> anyhow::Result<()> {
-    let console =
-        OpenOptions::new().read(true).write(true).open("/dev/console").context("open /dev/console")?;
+    let console = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/console")
+        .context("open /dev/console")?;
     rustix::stdio::dup2_stdin(&console)?;
     rustix::stdio::dup2_stdout(&console)?;
     rustix::stdio::dup2_stderr(&console)?;

@@ -33,7 +33,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
     for daemon in plan["daemons"].as_array().into_iter().flatten() {
         daemons.push(start_daemon(daemon)?);
     }
-    let mut guest = command(&plan["guest"])?.stdin(Stdio::null()).spawn().context("start the guest")?;
+    let mut guest = command(&plan["guest"])?
+        .stdin(Stdio::null())
+        .spawn()
+        .context("start the guest")?;
     let Some(status) = wait(&mut guest, limit)? else {
         bail!("the guest was killed after {} s", limit.as_secs());
     };
@@ -44,7 +47,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
 }
 
 fn command(program: &Value) -> anyhow::Result<Command> {
-    let mut argv = program["argv"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let mut argv = program["argv"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
     let mut command = Command::new(argv.next().context("the plan names a program without argv")?);
     command.args(argv);
     for (key, value) in program["env"].as_object().into_iter().flatten() {
@@ -54,14 +61,22 @@ fn command(program: &Value) -> anyhow::Result<Command> {
 }
 
 fn start_daemon(daemon: &Value) -> anyhow::Result<(String, Child)> {
-    let socket = daemon["socket"].as_str().context("the plan names a daemon without socket")?;
-    let mut child = command(daemon)?.spawn().with_context(|| format!("start {}", daemon["argv"]))?;
+    let socket = daemon["socket"]
+        .as_str()
+        .context("the plan names a daemon without socket")?;
+    let mut child = command(daemon)?
+        .spawn()
+        .with_context(|| format!("start {}", daemon["argv"]))?;
     let end = Instant::now() + DAEMON;
     while !Path::new(socket).exists() {
         if let Some(status) = child.try_wait()? {
             bail!("the daemon ended before it listened at {socket}: {status}");
         }
-        ensure!(Instant::now() < end, "no socket at {socket} after {} s", DAEMON.as_secs());
+        ensure!(
+            Instant::now() < end,
+            "no socket at {socket} after {} s",
+            DAEMON.as_secs()
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok((socket.to_owned(), child))
@@ -72,6 +87,9 @@ fn stop_daemon(socket: &str, daemon: &mut Child) -> anyhow::Result<()> {
     match wait(daemon, DAEMON)? {
         Some(status) if status.success() => Ok(()),
         Some(status) => bail!("the daemon at {socket} went with {status} after SIGTERM"),
-        None => bail!("the daemon at {socket} stayed {} s after SIGTERM", DAEMON.as_secs()),
+        None => bail!(
+            "the daemon at {socket} stayed {} s after SIGTERM",
+            DAEMON.as_secs()
+        ),
     }
 }

@@ -24,7 +24,10 @@ fn main() -> ExitCode {
     match std::env::args().nth(1) {
         Some(line) => task::run(&line),
         None => {
-            eprintln!("usage: vu-guest TASK[,KEY=VALUE...] with a task of: {}", task::names());
+            eprintln!(
+                "usage: vu-guest TASK[,KEY=VALUE...] with a task of: {}",
+                task::names()
+            );
             ExitCode::FAILURE
         }
     }

@@ -12,7 +12,10 @@ pub(crate) fn load_all() -> Vec<String> {
     let Ok(order) = std::fs::read_to_string(Path::new(FOLDER).join("order")) else {
         return Vec::new();
     };
-    order.lines().filter_map(|name| load(name).err().map(|error| format!("module {name}: {error}"))).collect()
+    order
+        .lines()
+        .filter_map(|name| load(name).err().map(|error| format!("module {name}: {error}")))
+        .collect()
 }
 
 fn load(name: &str) -> std::io::Result<()> {

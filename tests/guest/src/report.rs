@@ -22,7 +22,10 @@ pub(crate) fn event(name: &str, fields: Value) {
 /// Reports the end of the task `line`: what it found, or why it failed.
 pub(crate) fn result(line: &str, outcome: &anyhow::Result<Value>) {
     let mut fields = Map::from_iter([
-        ("task".to_owned(), line.split(',').next().unwrap_or_default().into()),
+        (
+            "task".to_owned(),
+            line.split(',').next().unwrap_or_default().into(),
+        ),
         ("ok".to_owned(), outcome.is_ok().into()),
     ]);
     match outcome {

@@ -23,7 +23,11 @@ pub(crate) fn run(_: &Options) -> anyhow::Result<Value> {
     setsid().context("setsid")?;
     let path = terminal();
     // Not `/dev/console`: a console cannot be a controlling terminal, and Ctrl-C needs one.
-    let tty = OpenOptions::new().read(true).write(true).open(&path).with_context(|| path.clone())?;
+    let tty = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| path.clone())?;
     ioctl_tiocsctty(&tty).with_context(|| format!("{path}: cannot be the controlling terminal"))?;
     let mut modes = tcgetattr(&tty)?;
     modes.local_modes.insert(LocalModes::ECHO);
@@ -32,7 +36,12 @@ pub(crate) fn run(_: &Options) -> anyhow::Result<Value> {
     let error = Command::new(BUSYBOX)
         .args(["sh", "-i"])
         .env_clear()
-        .envs([("PATH", "/bin:/sbin:/usr/bin:/usr/sbin"), ("HOME", "/"), ("TERM", "vt102"), ("PS1", "guest# ")])
+        .envs([
+            ("PATH", "/bin:/sbin:/usr/bin:/usr/sbin"),
+            ("HOME", "/"),
+            ("TERM", "vt102"),
+            ("PS1", "guest# "),
+        ])
         .stdin(tty.try_clone()?)
         .stdout(tty.try_clone()?)
         .stderr(tty)

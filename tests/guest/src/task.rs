@@ -29,7 +29,14 @@ impl Options {
         let mut words = line.trim().split(',');
         let name = words.next().unwrap_or_default();
         let pairs = words.map(|word| word.split_once('=').unwrap_or((word, "")));
-        (name, Self(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()))
+        (
+            name,
+            Self(
+                pairs
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .collect(),
+            ),
+        )
     }
 
     /// The value of `key`, or `default` where it is absent.
@@ -62,7 +69,11 @@ pub(crate) fn run(line: &str) -> ExitCode {
         None => Err(anyhow::anyhow!("no task {name:?}, only: {}", names())),
     };
     report::result(line, &outcome);
-    if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if outcome.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Runs one task in a child and reports its result where the child could not.
@@ -74,7 +85,10 @@ pub(crate) fn spawn(line: &str) {
 
 fn spawn_and_wait(line: &str) -> anyhow::Result<()> {
     let limit = Options::split(line).1.get("timeout", TIMEOUT.as_secs())?;
-    let mut child = Command::new("/proc/self/exe").arg(line).spawn().context("cannot start the task")?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg(line)
+        .spawn()
+        .context("cannot start the task")?;
     match wait(&mut child, Duration::from_secs(limit))? {
         None => bail!("killed after {limit} s"),
         // 0 and 1 are the exit codes of `run`, which has reported already.

@@ -45,7 +45,11 @@ fn wait_for_source() -> anyhow::Result<String> {
             return Ok(current);
         }
         if Instant::now() > end {
-            bail!("no source after {} s (available: {:?})", PROBE.as_secs(), attribute("rng_available")?);
+            bail!(
+                "no source after {} s (available: {:?})",
+                PROBE.as_secs(),
+                attribute("rng_available")?
+            );
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -60,7 +64,10 @@ fn read_exact(data: &mut [u8]) -> anyhow::Result<()> {
     let mut source = File::open(NODE).context(NODE)?;
     let mut done = 0;
     while done < data.len() {
-        match source.read(&mut data[done..]).with_context(|| format!("{NODE} after {done} bytes"))? {
+        match source
+            .read(&mut data[done..])
+            .with_context(|| format!("{NODE} after {done} bytes"))?
+        {
             0 => bail!("{NODE} ended after {done} bytes"),
             n => done += n,
         }
@@ -76,7 +83,10 @@ fn chi_square(data: &[u8]) -> f64 {
         counts[usize::from(*byte)] += 1;
     }
     let expected = data.len() as f64 / 256.0;
-    counts.iter().map(|count| (f64::from(*count) - expected).powi(2) / expected).sum()
+    counts
+        .iter()
+        .map(|count| (f64::from(*count) - expected).powi(2) / expected)
+        .sum()
 }
 
 fn hex(data: &[u8]) -> String {
