@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserProtocolFeatures as Protocol};
 
@@ -22,6 +23,7 @@ use crate::shutdown::{DRAIN, Shutdown};
 const GET_FEATURES: u32 = 1;
 const SET_FEATURES: u32 = 2;
 const SET_OWNER: u32 = 3;
+const SET_VRING_ADDR: u32 = 9;
 const GET_PROTOCOL_FEATURES: u32 = 15;
 const SET_PROTOCOL_FEATURES: u32 = 16;
 const SET_BACKEND_REQ_FD: u32 = 21;
@@ -111,7 +113,8 @@ impl<D: Device> Connection<D> {
             match rustix::net::recv(&self.wire, &mut bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => return None,
                 Ok((_, 12)) => return Some(Header::parse(&bytes)),
-                // Half a header is readable for as long as it stays half.
+                // Half a header stays readable, so there is nothing to wait for but time, or the end.
+                Ok(_) if self.is_half_closed() => return None,
                 Ok(_) => shutdown.pause(),
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
                 Err(e) => {
@@ -122,11 +125,18 @@ impl<D: Device> Connection<D> {
         }
     }
 
+    /// Whether the front end will send nothing more, behind what is still in the socket.
+    fn is_half_closed(&self) -> bool {
+        let mut fds = [PollFd::new(&self.wire, PollFlags::RDHUP)];
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1))
+    }
+
     fn message(&mut self, header: Header) -> Next {
-        if header.request == SET_BACKEND_REQ_FD
+        let ours = header.request == SET_BACKEND_REQ_FD
             || USELESS.contains(&header.request)
             || header.is_empty_get_config()
-        {
+            || self.is_misplaced_ring(header);
+        if ours {
             return self.answer_ourselves(header);
         }
         match self.parser.handle_request() {
@@ -172,9 +182,32 @@ impl<D: Device> Connection<D> {
         if done {
             self.session().config_change.connect(files.pop());
         } else {
-            log::warn!("message {} refused: not offered by this device", header.request);
+            let why = if header.request == SET_VRING_ADDR {
+                "a ring that is not aligned"
+            } else {
+                "not offered"
+            };
+            log::warn!("message {} refused: {why}", header.request);
         }
         self.acknowledge(header, done)
+    }
+
+    /// SET_VRING_ADDR with addresses or flags over which the parser would end the connection.
+    fn is_misplaced_ring(&self, header: Header) -> bool {
+        let mut message = [0_u8; 12 + 40];
+        if header.request != SET_VRING_ADDR || header.size != 40 {
+            return false;
+        }
+        let peeked = rustix::net::recv(&self.wire, &mut message, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        let word = |at: usize| {
+            message
+                .get(at..)
+                .and_then(|b| b.first_chunk())
+                .map_or(0, |b| u64::from_ne_bytes(*b))
+        };
+        let (flags, desc, used, avail) = (word(12) >> 32, word(20), word(28), word(36));
+        peeked.is_ok_and(|(_, got)| got == message.len())
+            && (flags > 1 || desc % 16 != 0 || used % 4 != 0 || avail % 2 != 0)
     }
 
     /// The payload and the descriptors of a message.

@@ -115,7 +115,7 @@ fn listen<D: Device>(listener: &Listener, device: &Arc<D>, shutdown: &Shutdown) 
         match listener.accept() {
             Ok(stream) => {
                 connection::run(stream, device, shutdown);
-                if !listener.is_ours() {
+                if listener.is_one_shot() {
                     return;
                 }
             }

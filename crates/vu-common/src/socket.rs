@@ -38,7 +38,8 @@ pub(crate) struct Listener {
     fd: OwnedFd,
     name: String,
     /// The path to remove; none for a socket that was given, which belongs to whoever started us.
-    entry: Option<Entry>,
+    _entry: Option<Entry>,
+    one_shot: bool,
 }
 
 impl Listener {
@@ -51,9 +52,9 @@ impl Listener {
         Ok(rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC)?.into())
     }
 
-    /// Whether we bound the socket. One that was given serves one front end: whoever gave it starts us anew.
-    pub(crate) fn is_ours(&self) -> bool {
-        self.entry.is_some()
+    /// Whether it serves one front end only: one that `--fd` gave, whose giver starts us anew.
+    pub(crate) fn is_one_shot(&self) -> bool {
+        self.one_shot
     }
 }
 
@@ -89,7 +90,7 @@ pub(crate) fn inherited(args: &CommonArgs) -> Result<Vec<Endpoint>, SetupError> 
         "inherited descriptors are taken once"
     );
     // SAFETY: the numbers differ, and by the contract above nothing here owns one of them.
-    fds.map(|fd| unsafe { adopt(fd) }).collect()
+    fds.map(|fd| unsafe { adopt(fd, args.fd.is_some()) }).collect()
 }
 
 /// Binds each `--socket-path`.
@@ -107,7 +108,8 @@ pub(crate) fn listeners(args: &CommonArgs) -> Result<Vec<Endpoint>, SetupError> 
         Ok(Endpoint::Listener(Listener {
             fd,
             name: path.display().to_string(),
-            entry: Some(entry),
+            one_shot: false,
+            _entry: Some(entry),
         }))
     };
     paths.iter().map(bind).collect()
@@ -117,7 +119,7 @@ pub(crate) fn listeners(args: &CommonArgs) -> Result<Vec<Endpoint>, SetupError> 
 ///
 /// # Safety
 /// Nothing in this process owns `fd`, and nothing else will.
-unsafe fn adopt(fd: RawFd) -> Result<Endpoint, SetupError> {
+unsafe fn adopt(fd: RawFd, one_shot: bool) -> Result<Endpoint, SetupError> {
     if fd < FIRST_INHERITED {
         return Err(SetupError::BadFd {
             fd,
@@ -137,7 +139,8 @@ unsafe fn adopt(fd: RawFd) -> Result<Endpoint, SetupError> {
         Ok(true) => Ok(Endpoint::Listener(Listener {
             fd: socket,
             name: format!("fd {fd}"),
-            entry: None,
+            one_shot,
+            _entry: None,
         })),
         Ok(false) => Ok(Endpoint::Connected(socket.into())),
         Err(error) => {
@@ -206,7 +209,7 @@ mod tests {
         let fd = fd.into();
         fcntl_setfd(&fd, FdFlags::empty()).unwrap();
         // SAFETY: the number's owner has just given it up.
-        unsafe { adopt(fd.into_raw_fd()) }
+        unsafe { adopt(fd.into_raw_fd(), true) }
     }
 
     fn assert_close_on_exec(fd: impl AsFd) {
@@ -223,7 +226,7 @@ mod tests {
         };
         assert_close_on_exec(&listener);
         assert_eq!(listener.to_string(), format!("fd {number}"));
-        assert!(!listener.is_ours());
+        assert!(listener.is_one_shot());
 
         let mut client = UnixStream::connect_addr(&address).unwrap();
         let mut stream = listener.accept().unwrap();
@@ -285,7 +288,7 @@ mod tests {
             (i32::MAX, "not open"),
         ] {
             // SAFETY: such a number is owned by nobody, or refused before it is touched.
-            let error = unsafe { adopt(fd) }.unwrap_err();
+            let error = unsafe { adopt(fd, true) }.unwrap_err();
             assert_eq!(error.to_string(), format!("file descriptor {fd}: {problem}"));
         }
     }
@@ -316,7 +319,7 @@ mod tests {
                 panic!("not a listener")
             };
             assert_eq!(listener.to_string(), *path);
-            assert!(listener.is_ours());
+            assert!(!listener.is_one_shot());
             UnixStream::connect(path).unwrap();
             drop(listener);
             assert!(!Path::new(path).exists());
