@@ -82,6 +82,30 @@ fn fifo(dir: &TempDir) -> (PathBuf, String) {
     (path, source)
 }
 
+/// Waits until the daemon has the kernel watch `file`: a request waits for it, and nothing polls.
+fn wait_until_watched(daemon: &Daemon, file: &Path) {
+    let proc = PathBuf::from(format!("/proc/{}", daemon.pid()));
+    let entries = |dir: &str| {
+        fs::read_dir(proc.join(dir))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+    };
+    let is_file = |fd: &PathBuf| fs::read_link(fd).is_ok_and(|target| target == file);
+    let fd = entries("fd").find(is_file).unwrap();
+    let watched = |info: PathBuf| {
+        let info = fs::read_to_string(info).unwrap_or_default();
+        let fds = info
+            .lines()
+            .filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next());
+        fds.into_iter().any(|number| fd.ends_with(number))
+    };
+    let end = Instant::now() + DEADLINE;
+    while !entries("fdinfo").any(watched) {
+        assert!(Instant::now() < end, "{} is not watched", file.display());
+        std::thread::yield_now();
+    }
+}
+
 /// A writer that comes, writes and leaves.
 fn write_to(fifo: &Path, bytes: &[u8]) {
     fs::File::options()
@@ -270,7 +294,7 @@ fn a_request_waits_for_a_fifo_whose_writer_comes_and_goes() {
     let mut guest = guest(&daemon.socket());
     for (number, bytes) in [&b"first"[..], b"second"].into_iter().enumerate() {
         let addr = submit(guest.lane(), 64);
-        guest.front.get_features().unwrap();
+        wait_until_watched(&daemon, &path);
         assert_eq!(usize::from(guest.lane().queue.used_index()), number);
         write_to(&path, bytes);
         assert_eq!(answer(guest.lane(), addr), bytes);
@@ -284,6 +308,7 @@ fn a_queue_that_waits_for_a_fifo_stops_at_once_and_goes_on_later() {
     let daemon = daemon(&["--source", &source]);
     let mut guest = guest(&daemon.socket());
     let addr = submit(guest.lane(), 64);
+    wait_until_watched(&daemon, &path);
     assert_eq!(guest.front.get_vring_base(0).unwrap(), 0);
     write_to(&path, b"late");
     guest.start_ring(0, 0).unwrap();
