@@ -207,6 +207,10 @@ impl GuestSlice {
         self.guest_addr
     }
 
+    pub(crate) fn is_aligned(&self, align: usize) -> bool {
+        self.ptr.addr().get().is_multiple_of(align)
+    }
+
     /// Pointer to `size` bytes at `offset`. An offset that does not fit is a bug of ours, never the guest's.
     fn at(&self, offset: usize, size: usize) -> *mut u8 {
         assert!(

@@ -63,12 +63,17 @@ impl Ring {
             return Err(RingFault::NoSize);
         }
         let size = u32::from(layout.size);
-        let area = |name, addr: u64, entry: u32, extra: u32, align: u64| {
-            if !addr.is_multiple_of(align) {
+        let area = |name, addr: u64, entry: u32, extra: u32, align: usize| {
+            if !addr.is_multiple_of(align as u64) {
                 return Err(RingFault::Unaligned(name, addr));
             }
             let len = entry.wrapping_mul(size).wrapping_add(extra);
-            memory.slice(addr, len).ok_or(RingFault::Unmapped(name, addr))
+            let slice = memory.slice(addr, len).ok_or(RingFault::Unmapped(name, addr))?;
+            // A region may start at an odd guest address: what counts for our accesses is the host's.
+            if !slice.is_aligned(align) {
+                return Err(RingFault::Unaligned(name, addr));
+            }
+            Ok(slice)
         };
         // The event fields at the end exist only with EVENT_IDX.
         let extra = if layout.event_idx { 6 } else { 4 };
