@@ -79,6 +79,12 @@ impl InflightRegion {
         })
     }
 
+    /// Forgets all requests: a reset has taken them out of the rings.
+    pub(crate) fn clear(&self) {
+        let slice = self.map.slice();
+        slice.write(0, &vec![0; slice.len()]);
+    }
+
     /// The part of virtqueue `index`, if the region has room for a ring of `size` entries there.
     pub(crate) fn queue(self: &Arc<Self>, index: usize, size: u16) -> Option<InflightQueue> {
         let fits = index < usize::from(self.queues) && size <= self.queue_size;

@@ -211,6 +211,10 @@ impl<D: Device> Session<D> {
             self.stop_queue(q);
         }
         self.drop_threads();
+        // A chain that was given back and could not be made available again would be served on a new ring.
+        if let Some(inflight) = &self.inflight {
+            inflight.clear();
+        }
         for queue in &self.queues {
             queue.set_enabled(false);
         }
