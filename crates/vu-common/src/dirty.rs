@@ -2,7 +2,7 @@
 //! The dirty log of a live migration (vhost-user "Migration"): one bit per 4 KiB page of the guest.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
 use crate::memory::Mapping;
 
@@ -13,13 +13,13 @@ const LOG_PAGE: u64 = 4096;
 #[derive(Default)]
 pub(crate) struct DirtyLog {
     on: AtomicBool,
-    map: RwLock<Option<Arc<Mapping>>>,
+    map: RwLock<Option<Mapping>>,
 }
 
 impl DirtyLog {
     /// The bitmap to mark from now on (VHOST_USER_SET_LOG_BASE).
     pub(crate) fn set_map(&self, map: Mapping) {
-        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(map));
+        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Some(map);
     }
 
     /// Marking on or off (VHOST_F_LOG_ALL in SET_FEATURES).
@@ -36,8 +36,9 @@ impl DirtyLog {
         if !self.is_on() || len == 0 {
             return;
         }
-        let map = self.map.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(map) = map else { return };
+        // Held while marking: once a new log is acknowledged, nothing is marked in the old one any more.
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(map) = map.as_ref() else { return };
         let first = addr / LOG_PAGE;
         let last = addr.saturating_add(len.saturating_sub(1)) / LOG_PAGE;
         for page in first..=last {
