@@ -177,7 +177,7 @@ macro_rules! atomic_access {
         #[must_use]
         pub fn $load(&self, offset: usize, order: Ordering) -> $int {
             let field = self.field(offset, size_of::<$int>());
-            // SAFETY: `field` checked range and alignment; the region outlives the reference.
+            // SAFETY: `field` checked range and alignment, and the slice keeps the region mapped during the load.
             let atomic = unsafe { <$atomic>::from_ptr(field.cast()) };
             <$int>::from_le(atomic.load(order))
         }
@@ -185,7 +185,7 @@ macro_rules! atomic_access {
         /// Stores the little-endian field at `offset`, which must be aligned.
         pub fn $store(&self, offset: usize, value: $int, order: Ordering) {
             let field = self.field(offset, size_of::<$int>());
-            // SAFETY: `field` checked range and alignment; the region outlives the reference.
+            // SAFETY: `field` checked range and alignment, and the slice keeps the region mapped during the store.
             let atomic = unsafe { <$atomic>::from_ptr(field.cast()) };
             atomic.store(value.to_le(), order);
         }

@@ -80,6 +80,17 @@ impl Launch {
         args
     }
 
+    /// The command that listens on `socket`, whose last character is `0`; without standard input and output.
+    #[must_use]
+    pub fn command(&self, socket: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(self.arguments(socket))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command
+    }
+
     fn arguments(&self, socket: &Path) -> Vec<String> {
         let socket = socket.to_string_lossy();
         let stem = &socket[..socket.len() - 1];
@@ -336,11 +347,7 @@ fn socket_in(dir: &TempDir) -> PathBuf {
 
 fn start(launch: &Launch, dir: &TempDir) -> anyhow::Result<(Process, Duration)> {
     let socket = socket_in(dir);
-    let mut command = Command::new(&launch.program);
-    command
-        .args(launch.arguments(&socket))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
+    let mut command = launch.command(&socket);
     let began = Instant::now();
     let mut process = Process::start(&mut command)?;
     wait_listening(&mut process, &socket)?;

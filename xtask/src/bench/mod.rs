@@ -93,6 +93,7 @@ pub(crate) struct Row {
     pairs: Vec<(f64, f64)>,
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "every task owns its arguments")]
 pub(crate) fn run(args: Args) -> Result<()> {
     let profile: Arc<dyn Profile> = devices::by_name(&args.device).context("unknown device")?.into();
     let loads = match args.device.as_str() {

@@ -60,6 +60,7 @@ struct Run<'a> {
     jobs: usize,
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "every task owns its arguments")]
 pub(crate) fn run(args: Args) -> Result<()> {
     let cases = selected(&args)?;
     if args.list {

@@ -99,14 +99,7 @@ pub(super) fn a_stale_socket_is_replaced(cx: &mut Cx) -> Result<()> {
 pub(super) fn a_live_listener_is_not_robbed(cx: &mut Cx) -> Result<()> {
     let deadline = cx.settings.deadline;
     let daemon = cx.daemon()?;
-    let socket = daemon.socket();
-    let launch = daemon.launch().clone();
-    let args = launch
-        .args
-        .iter()
-        .map(|arg| arg.replace("{socket}", &socket.to_string_lossy()));
-    let args = args.map(|arg| arg.replace("{stem}", socket.to_string_lossy().trim_end_matches('0')));
-    let mut second = Process::start(Command::new(&launch.program).args(args).stdin(Stdio::null()))?;
+    let mut second = Process::start(&mut daemon.launch().command(&daemon.socket()))?;
     let status = second
         .wait(deadline)
         .context("a second daemon on the same path")?;
@@ -120,12 +113,7 @@ pub(super) fn a_live_listener_is_not_robbed(cx: &mut Cx) -> Result<()> {
 pub(super) fn a_path_that_cannot_be_bound_is_an_error_that_names_it(cx: &mut Cx) -> Result<()> {
     let deadline = cx.settings.deadline;
     let launch = cx.daemon()?.launch().clone();
-    let path = "/nowhere/at/all0";
-    let args = launch
-        .args
-        .iter()
-        .map(|arg| arg.replace("{socket}", path).replace("{stem}", "/nowhere/at/all"));
-    let mut process = Process::start(Command::new(&launch.program).args(args).stdin(Stdio::null()))?;
+    let mut process = Process::start(&mut launch.command("/nowhere/at/all0".as_ref()))?;
     let status = process.wait(deadline)?;
     ensure!(
         status.code().is_some_and(|code| code != 0),
@@ -186,17 +174,7 @@ pub(super) fn readiness_is_notified(cx: &mut Cx) -> Result<()> {
     let receiver = UnixDatagram::bind(&notify)?;
     receiver.set_read_timeout(Some(cx.settings.deadline))?;
     let socket = dir.path().join("s0");
-    let args = launch
-        .args
-        .iter()
-        .map(|arg| arg.replace("{socket}", &socket.to_string_lossy()));
-    let mut command = Command::new(&launch.program);
-    command
-        .args(args)
-        .env("NOTIFY_SOCKET", &notify)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    let _process = Process::start(&mut command)?;
+    let _process = Process::start(launch.command(&socket).env("NOTIFY_SOCKET", &notify))?;
     let mut buffer = [0; 512];
     let length = receiver
         .recv(&mut buffer)

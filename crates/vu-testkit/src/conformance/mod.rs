@@ -2,7 +2,7 @@
 //! The conformance table: what a back end must do, case by case, and the runner for one case.
 //!
 //! The table stands in one place (`table.rs`). [`conformance!`](crate::conformance!) turns it into `#[test]`s for a
-//! daemon of this workspace; [`cases`] gives it to a runner that measures any back end.
+//! daemon of this workspace; [`CASES`] gives it to a runner that measures any back end.
 
 use std::fmt;
 use std::io::Write as _;
@@ -235,7 +235,7 @@ pub fn report_skip(test: &str, reason: &str) {
 
 /// Turns the conformance table into tests of a daemon's real binary.
 ///
-/// ```ignore
+/// ```text
 /// vu_testkit::conformance! {
 ///     device: vu_testkit::devices::rng(),
 ///     daemon: env!("CARGO_BIN_EXE_vhost-device-rng"),
