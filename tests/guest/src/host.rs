@@ -15,7 +15,7 @@
 use crate::task::{Options, wait};
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -43,7 +43,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
     for (name, daemon) in &mut daemons {
         stop_daemon(name, daemon)?;
     }
-    Ok(json!({ "guest_exit": status.code() }))
+    ensure!(status.success(), "the guest ended with {status}");
+    Ok(Value::Null)
 }
 
 fn command(program: &Value) -> anyhow::Result<Command> {
