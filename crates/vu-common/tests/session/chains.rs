@@ -10,25 +10,7 @@ use vu_testkit::frontend::wire::feature;
 use vu_testkit::guest::{ADJACENT, Guest, Lane, NOWHERE, Options};
 use vu_testkit::memory::Region;
 
-use crate::support::{Bench, ECHO, Echo, HELD, Random, Rig, SECOND, echo};
-
-/// A request of any size and shape that takes at most 24 descriptors.
-fn place_any(lane: &mut Lane, random: &mut Random) -> vu_testkit::guest::Pending {
-    let readable = random.below(300);
-    let bytes = random.next().to_le_bytes();
-    let request = Request {
-        readable: (0..readable).map(|at| bytes[at % 8] ^ at as u8).collect(),
-        writable: random.below(300).max(usize::from(readable == 0)),
-    };
-    let total = readable + request.writable;
-    let framing = match random.below(4) {
-        0 => Framing::Whole,
-        1 => Framing::SplitAt(random.below(total)),
-        _ => Framing::Pieces(total / 20 + 1 + random.below(40)),
-    };
-    let placement = [Placement::Direct, Placement::Indirect, Placement::IndirectTail][random.below(3)];
-    lane.place(request, framing, placement)
-}
+use crate::support::{Bench, ECHO, Echo, HELD, Random, Rig, SECOND, echo, place_any};
 
 fn exchange(mut lane: Lane, seed: u64, count: usize) -> Lane {
     let mut random = Random(seed);

@@ -13,10 +13,10 @@ use std::time::Duration;
 use vu_common::{
     Chain, ConfigChange, Cx, Device, Migration, Ready, Refused, Spec, Start, Token, Waker, Worker,
 };
-use vu_testkit::chains::Request;
+use vu_testkit::chains::{Framing, Placement, Request};
 use vu_testkit::devices::{FILL, Profile};
 use vu_testkit::frontend::FrontEnd;
-use vu_testkit::guest::{Guest, Options};
+use vu_testkit::guest::{Guest, Lane, Options, Pending};
 
 /// Generous: it only bounds how long a failing test takes.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -343,6 +343,24 @@ impl Random {
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
+}
+
+/// A request of any size and shape that takes at most 24 descriptors.
+pub(crate) fn place_any(lane: &mut Lane, random: &mut Random) -> Pending {
+    let readable = random.below(300);
+    let bytes = random.next().to_le_bytes();
+    let request = Request {
+        readable: (0..readable).map(|at| bytes[at % 8] ^ at as u8).collect(),
+        writable: random.below(300).max(usize::from(readable == 0)),
+    };
+    let total = readable + request.writable;
+    let framing = match random.below(4) {
+        0 => Framing::Whole,
+        1 => Framing::SplitAt(random.below(total)),
+        _ => Framing::Pieces(total / 20 + 1 + random.below(40)),
+    };
+    let placement = [Placement::Direct, Placement::Indirect, Placement::IndirectTail][random.below(3)];
+    lane.place(request, framing, placement)
 }
 
 /// A session in a thread of its own.
