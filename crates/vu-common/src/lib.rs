@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The shared ground of the vhost-device daemons, and the only crate that knows the vhost-user protocol.
 //!
-//! A device author writes a [`Device`] and its [`Worker`], and gets requests as [`Chain`]s. The README
-//! beside this file is that contract on one page. The life of one request:
+//! A device author writes a [`Device`] and its [`Worker`], and gets requests as [`Chain`]s; the
+//! contract is below. The life of one request:
 //!
 //! 1. `serve` accepts a front end, and `connection` reads its messages; `handler` makes of them a
 //!    `session`: guest memory, virtqueues, features.
@@ -16,6 +16,8 @@
 //! A malformed chain costs the driver that one buffer; a broken ring stops its virtqueue; neither ends the
 //! process. The chores of a daemon have a file each: `args`, `socket`, `capabilities`, `signal`, `log`,
 //! `notify`, `pid_file`, `sigbus`, `shutdown`.
+//!
+#![doc = include_str!("../README.md")]
 
 mod args;
 mod capabilities;
