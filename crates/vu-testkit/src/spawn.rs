@@ -80,7 +80,8 @@ impl Launch {
         args
     }
 
-    /// The command that listens on `socket`, whose last character is `0`; without standard input and output.
+    /// The command that listens on `socket`, whose last character is `0`; without standard input and output, and without
+    /// the backtraces whose symbols would count as memory of the daemon.
     #[must_use]
     pub fn command(&self, socket: &Path) -> Command {
         let mut command = Command::new(&self.program);
@@ -88,6 +89,7 @@ impl Launch {
             .args(self.arguments(socket))
             .stdin(Stdio::null())
             .stdout(Stdio::null());
+        command.env_remove("RUST_BACKTRACE");
         command
     }
 

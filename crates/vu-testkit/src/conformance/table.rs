@@ -170,7 +170,7 @@ macro_rules! conformance_table {
                 Robust one_head_many_times;
                 House ring_at_addresses_that_are_not_mapped;
                 House ring_that_is_not_aligned;
-                Robust ring_whose_end_is_not_mapped;
+                House ring_whose_end_is_not_mapped;
                 Robust ring_parts_that_overlap;
                 Robust size_and_index_change_on_a_live_ring;
                 Robust queues_that_do_not_exist;
