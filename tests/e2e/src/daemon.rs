@@ -75,7 +75,7 @@ impl Daemon {
     /// # Errors
     /// When it ends instead, with its log.
     pub fn start(program: &Path, args: &[&str], scratch: &Scratch) -> Result<Self> {
-        let socket = scratch.path("vhost.sock");
+        let socket = Self::socket_in(scratch);
         let log = scratch.path("daemon.log");
         let output = File::options().create(true).append(true).open(&log)?;
         let child = Self::launch(program, args, &socket)
@@ -86,8 +86,13 @@ impl Daemon {
             .spawn()
             .with_context(|| program.display().to_string())?;
         let mut daemon = Self { child, socket, log };
-        daemon.wait_for_socket().inspect_err(|_| scratch.keep())?;
+        daemon.wait_for_socket()?;
         Ok(daemon)
+    }
+
+    /// Where a daemon that is started in `scratch` listens.
+    pub fn socket_in(scratch: &Scratch) -> PathBuf {
+        scratch.path("vhost.sock")
     }
 
     /// The line that starts `program` at `socket`.

@@ -75,22 +75,21 @@ impl fmt::Display for Script {
 
 /// A guest. Killed when dropped; its console stays in the scratch folder when the test failed.
 #[derive(Debug)]
-pub struct Guest<'a> {
+pub struct Guest {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     console: PathBuf,
-    scratch: &'a Scratch,
     end: Instant,
     _cpu: Cpu,
 }
 
-impl<'a> Guest<'a> {
+impl Guest {
     /// Starts a guest whose console is on the standard input and output of `launch`.
     ///
     /// # Errors
     /// When the program cannot be started.
-    pub fn start(launch: &Launch, scratch: &'a Scratch) -> Result<Self> {
+    pub fn start(launch: &Launch, scratch: &Scratch) -> Result<Self> {
         let cpu = Cpu::take()?;
         let console = (0..)
             .map(|i| scratch.path(&format!("console-{i}.log")))
@@ -112,7 +111,6 @@ impl<'a> Guest<'a> {
             stdin,
             lines,
             console,
-            scratch,
             end: Instant::now() + DEADLINE,
             _cpu: cpu,
         })
@@ -213,7 +211,6 @@ impl<'a> Guest<'a> {
 
     /// `error` with the end of the console; the console is kept.
     fn failed(&self, error: anyhow::Error) -> anyhow::Error {
-        self.scratch.keep();
         let text = std::fs::read(&self.console).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines = text.lines().filter(|line| !line.trim().is_empty());
@@ -223,7 +220,7 @@ impl<'a> Guest<'a> {
     }
 }
 
-impl Drop for Guest<'_> {
+impl Drop for Guest {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -43,7 +43,7 @@ impl Host {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start<'a>(&self, inner: &Launch, scratch: &'a Scratch) -> Result<Guest<'a>> {
+    pub fn start(&self, inner: &Launch, scratch: &Scratch) -> Result<Guest> {
         let plan = scratch.path("plan.json");
         let text = json!({ "daemons": self.daemons, "guest": inner.to_json(), "seconds": 120 }).to_string();
         std::fs::write(&plan, text).with_context(|| plan.display().to_string())?;

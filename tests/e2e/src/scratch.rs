@@ -14,11 +14,18 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes an empty folder.
+    /// Runs `test` with an empty folder, which stays when it fails.
     ///
     /// # Errors
-    /// When it cannot be made.
-    pub fn new() -> Result<Self> {
+    /// When the folder cannot be made, and what `test` gives.
+    pub fn scope<T>(test: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let scratch = Self::new()?;
+        let outcome = test(&scratch);
+        scratch.keep.set(outcome.is_err());
+        outcome
+    }
+
+    fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("vu-e2e-{}-{number}", std::process::id()));
@@ -37,11 +44,6 @@ impl Scratch {
     /// The path of `name` in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
-    }
-
-    /// Leaves the folder for people to look into.
-    pub fn keep(&self) {
-        self.keep.set(true);
     }
 }
 

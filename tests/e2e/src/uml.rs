@@ -56,7 +56,7 @@ impl Uml {
     ///
     /// # Errors
     /// When the kernel cannot be started.
-    pub fn start<'a>(&self, scratch: &'a Scratch) -> Result<Guest<'a>> {
+    pub fn start(&self, scratch: &Scratch) -> Result<Guest> {
         Guest::start(&self.launch(scratch.folder()), scratch)
     }
 

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! QEMU: the line that boots a guest with vhost-user devices, and QMP to steer it.
+
+use crate::artifacts::Boot;
+use crate::guest::{Guest, Script};
+use crate::launch::Launch;
+use crate::scratch::Scratch;
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How the guest's memory is shared with the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// An anonymous memory file.
+    #[default]
+    Memfd,
+    /// A file, made anew at each start.
+    File,
+    /// POSIX shared memory.
+    Shm,
+}
+
+impl FromStr for Memory {
+    type Err = anyhow::Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        Ok(match word {
+            "memfd" => Self::Memfd,
+            "file" => Self::File,
+            "shm" => Self::Shm,
+            _ => bail!("{word}: no such kind of memory (kinds: memfd, file, shm)"),
+        })
+    }
+}
+
+/// The kind of machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Machine {
+    /// A PC with PCI Express.
+    #[default]
+    Q35,
+    /// A minimal machine without PCI, whose devices are on virtio-mmio.
+    Microvm,
+}
+
+/// A guest under QEMU, not yet started.
+#[derive(Clone, Debug)]
+pub struct Qemu {
+    program: PathBuf,
+    boot: Boot,
+    machine: Machine,
+    memory: Memory,
+    accel: String,
+    devices: Vec<(String, PathBuf)>,
+    script: String,
+    reboots: bool,
+    interactive: bool,
+    qmp: Option<PathBuf>,
+}
+
+impl Qemu {
+    /// `boot` on a q35 with TCG.
+    pub fn new(program: &Path, boot: &Boot) -> Self {
+        Self {
+            program: program.to_owned(),
+            boot: boot.clone(),
+            machine: Machine::default(),
+            memory: Memory::default(),
+            accel: "tcg".into(),
+            devices: Vec::new(),
+            script: String::new(),
+            reboots: false,
+            interactive: false,
+            qmp: None,
+        }
+    }
+
+    /// Another machine.
+    #[must_use]
+    pub fn machine(mut self, machine: Machine) -> Self {
+        self.machine = machine;
+        self
+    }
+
+    /// Another way to share memory.
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Another accelerator, as `-accel` takes it.
+    #[must_use]
+    pub fn accel(mut self, accel: &str) -> Self {
+        accel.clone_into(&mut self.accel);
+        self
+    }
+
+    /// Adds a vhost-user device, such as `vhost-user-rng-pci` with its properties, served at `socket`.
+    #[must_use]
+    pub fn device(mut self, device: &str, socket: &Path) -> Self {
+        self.devices.push((device.to_owned(), socket.to_owned()));
+        self
+    }
+
+    /// What the guest does.
+    #[must_use]
+    pub fn script(mut self, script: &Script) -> Self {
+        self.script = script.to_string();
+        self
+    }
+
+    /// Lets a reboot of the guest be one; otherwise it ends QEMU.
+    #[must_use]
+    pub fn reboots(mut self) -> Self {
+        self.reboots = true;
+        self
+    }
+
+    /// Gives the guest a person's terminal: Ctrl-C goes to the guest, Ctrl-A X ends QEMU.
+    #[must_use]
+    pub fn interactive(mut self) -> Self {
+        self.interactive = true;
+        self
+    }
+
+    /// Listens for [`Qmp`] at `socket`.
+    #[must_use]
+    pub fn qmp(mut self, socket: &Path) -> Self {
+        self.qmp = Some(socket.to_owned());
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub fn start(&self, scratch: &Scratch) -> Result<Guest> {
+        Guest::start(&self.launch(scratch.folder()), scratch)
+    }
+
+    /// The line that starts it, with the guest's console on standard input and output. A memory file lies in `folder`.
+    pub fn launch(&self, folder: &Path) -> Launch {
+        const SIZE: &str = "256M";
+        let machine = match self.machine {
+            Machine::Q35 => "q35,memory-backend=mem",
+            Machine::Microvm => MICROVM,
+        };
+        let memory = match self.memory {
+            Memory::Memfd => format!("memory-backend-memfd,id=mem,size={SIZE},share=on"),
+            Memory::Shm => format!("memory-backend-shm,id=mem,size={SIZE}"),
+            Memory::File => {
+                let path = folder.join("memory");
+                format!(
+                    "memory-backend-file,id=mem,size={SIZE},share=on,mem-path={}",
+                    path.display()
+                )
+            }
+        };
+        let serial = if self.interactive { "mon:stdio" } else { "stdio" };
+        let kernel = self.boot.kernel.display().to_string();
+        let initramfs = self.boot.initramfs.display().to_string();
+        let line = format!("console=ttyS0 quiet panic=-1 no_timer_check {}", self.script);
+        let mut launch = Launch::new(&self.program)
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-serial",
+                serial,
+            ])
+            .args([
+                "-machine",
+                machine,
+                "-accel",
+                &self.accel,
+                "-m",
+                SIZE,
+                "-object",
+                &memory,
+            ])
+            .args([
+                "-kernel",
+                &kernel,
+                "-initrd",
+                &initramfs,
+                "-append",
+                line.trim_end(),
+            ]);
+        for (i, (device, socket)) in self.devices.iter().enumerate() {
+            let chardev = format!("socket,id=vhost{i},path={}", socket.display());
+            launch = launch.args([
+                "-chardev",
+                &chardev,
+                "-device",
+                &format!("{device},chardev=vhost{i}"),
+            ]);
+        }
+        if let Some(socket) = &self.qmp {
+            launch = launch.args([
+                "-qmp".to_owned(),
+                format!("unix:{},server=on,wait=off", socket.display()),
+            ]);
+        }
+        if self.reboots {
+            launch
+        } else {
+            launch.args(["-no-reboot"])
+        }
+    }
+}
+
+/// A microvm with the PC's timer: without it, and without KVM's clock, the kernel waits forever where it measures
+/// the speed of the CPU. Without ACPI, QEMU names the virtio-mmio devices on the kernel command line.
+const MICROVM: &str = "microvm,acpi=off,isa-serial=on,rtc=on,pit=on,pic=on,memory-backend=mem";
+
+/// A connection to QEMU's machine protocol.
+#[derive(Debug)]
+pub struct Qmp {
+    stream: BufReader<UnixStream>,
+}
+
+impl Qmp {
+    /// Connects to a running QEMU.
+    ///
+    /// # Errors
+    /// When nothing answers as QEMU does.
+    pub fn connect(socket: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(socket).with_context(|| socket.display().to_string())?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let mut qmp = Self {
+            stream: BufReader::new(stream),
+        };
+        qmp.read()?;
+        qmp.execute("qmp_capabilities")?;
+        Ok(qmp)
+    }
+
+    /// Executes a command without arguments: `system_reset`, `system_powerdown`, `quit`, ...
+    ///
+    /// # Errors
+    /// When QEMU refuses it or is gone.
+    pub fn execute(&mut self, command: &str) -> Result<Value> {
+        writeln!(self.stream.get_ref(), "{}", json!({ "execute": command })).context("QMP")?;
+        loop {
+            let mut answer = self.read()?;
+            if answer.get("error").is_some() {
+                bail!("QMP {command}: {}", answer["error"]["desc"]);
+            }
+            if answer.get("return").is_some() {
+                return Ok(answer["return"].take());
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).context("QMP")?;
+        serde_json::from_str(&line).with_context(|| format!("QMP: {line:?}"))
+    }
+}
