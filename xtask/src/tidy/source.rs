@@ -168,10 +168,12 @@ pub(crate) fn package_of(path: &str) -> &str {
     }
 }
 
-/// Whole files of tests: the package's `tests/` and `benches/`, and `tests.rs` or `tests/` beside what they test.
+/// Whole files of tests: the package's `tests/` and `benches/`, and `tests.rs`, `x_tests.rs` or `tests/` beside what
+/// they test.
 fn in_test_file(path: &str) -> bool {
     let inside = path.strip_prefix(package_of(path)).unwrap_or(path);
-    inside.contains("/tests/") || inside.ends_with("/tests.rs") || inside.starts_with("/benches/")
+    let named = ["/tests.rs", "_tests.rs"].iter().any(|end| inside.ends_with(end));
+    named || inside.contains("/tests/") || inside.starts_with("/benches/")
 }
 
 fn flatten(stream: TokenStream, tokens: &mut Vec<Token>) {
@@ -318,6 +320,7 @@ mod tests {
             "crates/vhost-device-rng/tests/rng.rs",
             "tests/e2e/tests/rng.rs",
             "xtask/src/tidy/tests.rs",
+            "crates/vu-common/src/chain_tests.rs",
         ] {
             assert_eq!(
                 Source::parse(path, "fn f() {}\n").unwrap().code_lines(),

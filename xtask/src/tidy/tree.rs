@@ -65,7 +65,12 @@ fn device_file(source: &Source, all: &[Source], findings: &mut Vec<Finding>) {
     let (Some(device), Some(inside)) = (source.device(), source.in_package().strip_prefix("src/")) else {
         return;
     };
-    let name = inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs");
+    let name = inside
+        .split('/')
+        .next()
+        .unwrap_or(inside)
+        .trim_end_matches(".rs")
+        .trim_end_matches("_tests");
     if DEVICE.contains(&name) || name == "tests" {
         return;
     }
@@ -124,7 +129,7 @@ mod tests {
         let own = "crates/vhost-device-x/src/source/file.rs";
         assert_eq!(find("//! A device.\n", own), ["1: device-file"]);
         assert!(find("//! - `source/` where the bytes come from\n", own).is_empty());
-        for fine in ["request.rs", "backend/fake.rs", "tests.rs"] {
+        for fine in ["request.rs", "backend/fake.rs", "tests.rs", "device_tests.rs"] {
             assert!(find("//! A device.\n", &format!("crates/vhost-device-x/src/{fine}")).is_empty());
         }
         assert!(find("//! A crate.\n", "crates/vu-common/src/anything.rs").is_empty());
