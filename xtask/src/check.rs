@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use vu_e2e::artifacts::tools;
 
 use crate::test::Totals;
 use crate::{tidy, util};
@@ -113,7 +114,7 @@ fn tidy() -> Result<Outcome> {
 /// cargo-deny with our configuration: the machine's own, else one that is built once into the cache.
 fn cargo_deny() -> Result<Command> {
     let mut program = PathBuf::from("cargo-deny");
-    if !util::installed("cargo-deny") {
+    if !tools::installed("cargo-deny") {
         let folder = util::cache()?
             .join("tools")
             .join(format!("cargo-deny-{CARGO_DENY}"));

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::{env, fs};
 
 use anyhow::{Context, Result};
+use vu_e2e::artifacts::{Lab, Part};
 
 use crate::util;
 
@@ -56,12 +57,16 @@ pub(crate) fn run(Args { quick, check }: Args) -> Result<()> {
 
 /// Builds what the guests need and what is not there yet.
 fn lab(quick: bool) -> Result<()> {
-    let parts: &[&str] = if quick {
-        &["qemu", "guest", "debian-kernel", "accel"]
-    } else {
-        &[]
-    };
-    util::run(util::cargo(&["xtask", "lab"])?.args(parts))
+    let lab = Lab::open()?;
+    let from_source = [Part::Source, Part::Um, Part::X86];
+    for part in Part::ALL
+        .into_iter()
+        .filter(|part| !quick || !from_source.contains(part))
+    {
+        util::step(&format!("lab: {part}"));
+        lab.build(part)?;
+    }
+    Ok(())
 }
 
 fn cargo_test(words: &[&str], log: &SkipLog) -> Result<Command> {

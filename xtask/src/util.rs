@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use vu_e2e::artifacts::Lab;
 
 /// The folder of the workspace: the nearest one upwards whose `Cargo.toml` has a `[workspace]`.
 pub(crate) fn root() -> Result<PathBuf> {
@@ -25,19 +26,9 @@ pub(crate) fn root() -> Result<PathBuf> {
     }
 }
 
-/// The folder that outlives a clone: kernels, QEMU and tools are built once per user.
+/// The cache folder of the lab, for what else is built once per user and outlives a clone.
 pub(crate) fn cache() -> Result<PathBuf> {
-    let base = match (env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")) {
-        (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
-        (_, Some(home)) => PathBuf::from(home).join(".cache"),
-        _ => bail!("neither XDG_CACHE_HOME nor HOME is set: no place for the cache"),
-    };
-    Ok(base.join("vhost-device-lab"))
-}
-
-/// True if `program` is in `PATH`.
-pub(crate) fn installed(program: &str) -> bool {
-    env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join(program).is_file())
+    Ok(Lab::open()?.folder().to_path_buf())
 }
 
 /// Prints a line of progress.
