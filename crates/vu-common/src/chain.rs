@@ -309,3 +309,129 @@ impl Drop for Chain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ChainFault, Descriptor, F_INDIRECT, F_NEXT, F_WRITE, Parts, Walk};
+    use crate::memory::tests::{guest, put};
+    use crate::ring::{Layout, Ring};
+
+    /// Sixteen entries at 0, other tables and buffers in two regions that touch at 0x4000.
+    const LAYOUT: Layout = Layout {
+        size: 16,
+        desc: 0,
+        avail: 0x100,
+        used: 0x200,
+        event_idx: true,
+        indirect: true,
+    };
+    const TABLE: u64 = 0x1000;
+
+    fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Descriptor {
+        Descriptor {
+            addr,
+            len,
+            flags,
+            next,
+        }
+    }
+
+    fn walk(layout: Layout, direct: &[Descriptor], table: &[Descriptor]) -> Result<Parts, ChainFault> {
+        let memory = guest(&[(0, 0x4000), (0x4000, 0x1000)]);
+        for (base, descriptors) in [(0, direct), (TABLE, table)] {
+            for (at, d) in descriptors.iter().enumerate() {
+                let rest = u64::from(d.len) | u64::from(d.flags) << 32 | u64::from(d.next) << 48;
+                let bytes = [d.addr.to_le_bytes(), rest.to_le_bytes()].concat();
+                put(&memory, base + 16 * at as u64, &bytes);
+            }
+        }
+        let ring = Ring::new(layout, memory.clone(), 0).expect("the ring is mapped");
+        let walk = Walk::run(&ring, 0, Vec::new()).map_err(|(fault, _)| fault)?;
+        Ok(walk.finish(memory))
+    }
+
+    fn lens(parts: &Parts, writable: bool) -> Vec<usize> {
+        parts.buffers.part(writable).iter().map(|s| s.len()).collect()
+    }
+
+    #[test]
+    fn buffers_are_found_through_both_kinds_of_tables_and_across_regions() {
+        let direct = [
+            desc(0x2000, 5, F_NEXT, 3),
+            desc(0, 0, 0, 0),
+            desc(0, 0, 0, 0),
+            // The flag F_WRITE means nothing here.
+            desc(TABLE, 32, F_INDIRECT | F_WRITE, 0),
+        ];
+        let table = [desc(0x3ffe, 6, F_NEXT | F_WRITE, 1), desc(0x4100, 7, F_WRITE, 0)];
+        let parts = walk(LAYOUT, &direct, &table).expect("a good chain");
+        assert_eq!((parts.readable_len, parts.writable_len), (5, 13));
+        assert_eq!(
+            (lens(&parts, false), lens(&parts, true)),
+            (vec![5], vec![2, 4, 7])
+        );
+    }
+
+    #[test]
+    fn each_fault_has_its_name() {
+        let good = desc(0x2000, 4, 0, 0);
+        let indirect = |len| desc(TABLE, len, F_INDIRECT, 0);
+        let cases: [(&[Descriptor], &[Descriptor], ChainFault); 15] = [
+            (&[desc(0x2000, 4, F_NEXT, 16)], &[], ChainFault::Index(16)),
+            (&[desc(0x2000, 4, F_NEXT, 0)], &[], ChainFault::Loop),
+            (&[desc(0x4fff, 2, 0, 0)], &[], ChainFault::Unmapped(0x4fff, 2)),
+            (&[desc(u64::MAX, 2, 0, 0)], &[], ChainFault::Unmapped(u64::MAX, 2)),
+            (&[desc(0x2000, 0, 0, 0)], &[], ChainFault::Empty(0x2000)),
+            (
+                &[desc(0x2000, 4, F_NEXT | F_WRITE, 1), good],
+                &[],
+                ChainFault::Order,
+            ),
+            (&[indirect(0)], &[], ChainFault::IndirectLength(0)),
+            (&[indirect(17)], &[], ChainFault::IndirectLength(17)),
+            (&[indirect(1025 * 16)], &[], ChainFault::IndirectLength(1025 * 16)),
+            (
+                &[desc(TABLE, 16, F_INDIRECT | F_NEXT, 1), good],
+                &[good],
+                ChainFault::IndirectNext,
+            ),
+            (&[indirect(16)], &[indirect(16)], ChainFault::Nested),
+            (
+                &[indirect(32)],
+                &[desc(0x2000, 4, F_NEXT, 2)],
+                ChainFault::Index(2),
+            ),
+            (&[indirect(32)], &[desc(0x2000, 4, F_NEXT, 0)], ChainFault::Loop),
+            (
+                &[desc(0x4ff8, 16, F_INDIRECT, 0)],
+                &[],
+                ChainFault::Unmapped(0x4ff8, 16),
+            ),
+            (
+                &[desc(u64::MAX - 15, 32, F_INDIRECT, 0)],
+                &[],
+                ChainFault::Unmapped(u64::MAX - 15, 16),
+            ),
+        ];
+        for (direct, table, fault) in cases {
+            assert_eq!(walk(LAYOUT, direct, table).err(), Some(fault));
+        }
+        let refused = Layout {
+            indirect: false,
+            ..LAYOUT
+        };
+        let fault = walk(refused, &[indirect(16)], &[good]).err();
+        assert_eq!(fault, Some(ChainFault::IndirectRefused));
+    }
+
+    #[test]
+    fn a_table_may_be_longer_than_the_ring_and_lie_anywhere() {
+        let mut table = vec![desc(0x2000, 1, F_NEXT, 0); 64];
+        for (at, entry) in table.iter_mut().enumerate() {
+            entry.next = at as u16 + 1;
+        }
+        table[63].flags = 0;
+        let parts = walk(LAYOUT, &[desc(TABLE, 64 * 16, F_INDIRECT, 0)], &table).expect("a good chain");
+        assert_eq!(parts.readable_len, 64);
+    }
+}

@@ -145,3 +145,63 @@ impl io::Write for Writer<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Reader, Writer};
+    use crate::memory::Buffers;
+    use crate::memory::tests::{guest, put};
+    use std::io::{Read, Write};
+
+    /// Readable pieces of 1, 2 and 3 bytes that say 1 to 6, and writable ones of 2 and 3.
+    fn buffers() -> Buffers {
+        let memory = guest(&[(0, 0x1000)]);
+        put(&memory, 0x10, &[1]);
+        put(&memory, 0x20, &[2, 3]);
+        put(&memory, 0x30, &[4, 5, 6]);
+        let pieces = [(0x10, 1), (0x20, 2), (0x30, 3), (0x40, 2), (0x50, 3)];
+        let slice = |(addr, len)| memory.slice(addr, len).expect("it is mapped");
+        Buffers {
+            slices: pieces.into_iter().map(slice).collect(),
+            readable: 3,
+            _memory: memory,
+        }
+    }
+
+    #[test]
+    fn a_reader_crosses_pieces_and_ends_at_the_end() {
+        let buffers = buffers();
+        for step in 1..=7 {
+            let mut reader = Reader::new(&buffers, 6);
+            let mut all = Vec::new();
+            let mut part = vec![0; step];
+            while let Ok(got) = reader.read(&mut part)
+                && got > 0
+            {
+                all.extend_from_slice(&part[..got]);
+                assert_eq!(reader.remaining(), 6 - all.len());
+            }
+            assert_eq!(all, [1, 2, 3, 4, 5, 6], "in steps of {step}");
+        }
+        let mut reader = Reader::new(&buffers, 6);
+        assert_eq!(reader.skip(2), 2);
+        let mut next = [0];
+        reader.read_exact(&mut next).expect("four are left");
+        assert_eq!((next, reader.skip(usize::MAX), reader.skip(1)), ([3], 3, 0));
+    }
+
+    #[test]
+    fn a_writer_stays_within_the_writable_part_and_leaves_what_it_skips() {
+        let buffers = buffers();
+        let mut writer = Writer::new(&buffers, 5);
+        writer.write_all(&[7]).expect("there is room");
+        assert_eq!(writer.skip(2), 2);
+        assert_eq!(writer.write(&[8, 9, 10]).expect("never an error"), 2);
+        assert!(writer.write_all(&[11]).is_err());
+        let mut bytes = [0; 3];
+        buffers.part(true)[0].read(0, &mut bytes[..2]);
+        assert_eq!(bytes, [7, 0, 0]);
+        buffers.part(true)[1].read(0, &mut bytes);
+        assert_eq!(bytes, [0, 8, 9]);
+    }
+}

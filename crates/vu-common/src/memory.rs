@@ -362,3 +362,106 @@ impl Drop for Mapping {
         let _ = unsafe { rustix::mm::munmap(self.slice.ptr.as_ptr().cast(), self.slice.len) };
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::{Mapping, Memory, RegionError, RegionInfo};
+    use std::fs::File;
+    use std::sync::Arc;
+
+    fn file(size: u64) -> File {
+        let fd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC);
+        let file = File::from(fd.expect("memfd"));
+        file.set_len(size).expect("size");
+        file
+    }
+
+    fn info(guest_addr: u64, size: u64) -> RegionInfo {
+        RegionInfo {
+            guest_addr,
+            size,
+            user_addr: guest_addr.wrapping_add(0x7000_0000),
+            mmap_offset: 0,
+        }
+    }
+
+    /// Memory of zeroes at these guest addresses and of these sizes.
+    pub(crate) fn guest(regions: &[(u64, u64)]) -> Arc<Memory> {
+        let add = |memory: Memory, (addr, size): &(u64, u64)| {
+            memory.with(info(*addr, *size), file(*size)).expect("a region")
+        };
+        Arc::new(regions.iter().fold(Memory::default(), add))
+    }
+
+    /// Writes to guest memory.
+    pub(crate) fn put(memory: &Memory, addr: u64, bytes: &[u8]) {
+        let slice = memory.slice(addr, bytes.len() as u32).expect("it is mapped");
+        slice.write(0, bytes);
+    }
+
+    #[test]
+    fn a_range_may_straddle_regions_that_touch_and_no_gap() {
+        let memory = guest(&[(0x3000, 0x1000), (0x1000, 0x2000), (0x8000, 0x1000)]);
+        let parts = |addr, len| {
+            let mut parts = Vec::new();
+            memory
+                .resolve(addr, len, |s| parts.push((s.guest_addr(), s.len())))
+                .then_some(parts)
+        };
+        assert_eq!(parts(0x2fff, 2), Some(vec![(0x2fff, 1), (0x3000, 1)]));
+        assert_eq!(
+            parts(0x1000, 0x3000),
+            Some(vec![(0x1000, 0x2000), (0x3000, 0x1000)])
+        );
+        for (addr, len) in [(0xfff, 2), (0x3fff, 2), (0x4000, 1), (0x8fff, 2), (u64::MAX, 1)] {
+            assert_eq!(parts(addr, len), None, "{addr:#x}+{len}");
+        }
+        assert!(memory.slice(0x2fff, 2).is_none(), "two parts are no slice");
+        assert!(memory.slice(0x2ffe, 2).is_some());
+    }
+
+    #[test]
+    fn the_last_byte_of_the_address_space_is_memory_like_any_other() {
+        let top = u64::MAX - 0x1fff;
+        let memory = guest(&[(top, 0x1000)]);
+        assert!(memory.slice(top + 0xfff, 1).is_some());
+        assert!(memory.slice(top + 0xfff, 2).is_none());
+    }
+
+    #[test]
+    fn regions_that_wrap_overlap_or_are_empty_are_refused() {
+        let memory = guest(&[(0x1000, 0x1000)]);
+        let with = |info| memory.with(info, file(0x1000)).err();
+        let wraps = RegionInfo {
+            user_addr: u64::MAX,
+            ..info(0x8000, 0x1000)
+        };
+        for bad in [info(0x8000, 0), info(u64::MAX - 0xff, 0x1000), wraps] {
+            assert!(matches!(with(bad), Some(RegionError::Range(..))), "{bad:x?}");
+        }
+        for bad in [info(0x1fff, 1), info(0, 0x1001), info(0x1800, 0x10)] {
+            assert!(matches!(with(bad), Some(RegionError::Overlap(..))), "{bad:x?}");
+        }
+        assert!(with(info(0x2000, 0x1000)).is_none() && with(info(0, 0x1000)).is_none());
+        assert!(memory.without(0x1000, 0x1000).is_ok());
+        let unknown = memory.without(0x1000, 0x800);
+        assert!(matches!(unknown, Err(RegionError::Unknown(..))));
+    }
+
+    #[test]
+    fn user_addresses_are_those_of_the_front_end() {
+        let memory = guest(&[(0x1000, 0x1000)]);
+        assert_eq!(memory.guest_addr(0x7000_1fff), Some(0x1fff));
+        assert_eq!(memory.guest_addr(0x7000_2000), None);
+        assert_eq!(memory.guest_addr(0x1000), None);
+    }
+
+    #[test]
+    fn a_mapping_is_never_longer_than_its_file() {
+        let file = file(0x1000);
+        assert!(Mapping::new(&file, 0, 0x1000).is_ok());
+        for (offset, len) in [(0, 0), (0, 0x1001), (0x1000, 1), (u64::MAX, 1)] {
+            assert!(Mapping::new(&file, offset, len).is_err(), "{offset:#x}+{len:#x}");
+        }
+    }
+}

@@ -582,3 +582,106 @@ fn never_block(file: &File) {
         log::warn!("cannot make a call or error descriptor non-blocking: {e}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Queue;
+    use crate::memory::Memory;
+    use crate::memory::tests::{guest, put};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    const AVAIL: u64 = 0x100;
+    const USED: u64 = 0x200;
+
+    /// A running ring of 8 entries whose heads 0 to 5, of one byte each, are available.
+    fn running() -> (Arc<Queue>, Arc<Memory>) {
+        let memory = guest(&[(0, 0x1000)]);
+        for head in 0..8_u16 {
+            let desc = [0x800_u64.to_le_bytes(), 0x2_0000_0001_u64.to_le_bytes()].concat();
+            put(&memory, 16 * u64::from(head), &desc);
+            put(&memory, AVAIL + 4 + 2 * u64::from(head), &head.to_le_bytes());
+        }
+        put(&memory, AVAIL + 2, &6_u16.to_le_bytes());
+        let queue = Arc::new(Queue::new(0, 8, Arc::default()).expect("a queue"));
+        assert!(queue.set_size(8) && queue.set_addr(0, AVAIL, USED));
+        queue.set_enabled(true);
+        queue.begin_turn();
+        queue.start(memory.clone(), None).expect("it starts");
+        (queue, memory)
+    }
+
+    /// The used ring: its index, and the heads up to there.
+    fn used(memory: &Memory) -> Vec<u8> {
+        let mut ring = [0; 4 + 8 * 8];
+        memory
+            .slice(USED, ring.len() as u32)
+            .expect("it is mapped")
+            .read(0, &mut ring);
+        (0..usize::from(ring[2])).map(|at| ring[4 + 8 * at]).collect()
+    }
+
+    #[test]
+    fn what_is_answered_in_a_turn_is_published_at_its_end() {
+        let (queue, memory) = running();
+        for _ in 0..3 {
+            queue.pop().expect("a chain").complete(1);
+        }
+        assert_eq!(used(&memory), []);
+        assert!(!queue.end_turn());
+        assert_eq!(used(&memory), [0, 1, 2]);
+        queue.pop().expect("a chain").complete(1);
+        assert_eq!(used(&memory), [0, 1, 2, 3], "outside of a turn at once");
+    }
+
+    #[test]
+    fn what_is_given_back_is_popped_next() {
+        let (queue, memory) = running();
+        let first = queue.pop().expect("a chain");
+        let second = queue.pop().expect("a chain");
+        queue.give_back(second);
+        queue.give_back(first);
+        while let Some(chain) = queue.pop() {
+            chain.complete(1);
+        }
+        assert_eq!(used(&memory), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_chain_that_is_still_held_after_a_stop_belongs_to_nobody() {
+        let (queue, memory) = running();
+        let [answered, given, dropped] = [(); 3].map(|()| queue.pop().expect("a chain"));
+        queue.end_turn();
+        queue.begin_stop();
+        assert!(queue.pop().is_none());
+        queue.drain(Duration::ZERO);
+        assert_eq!(queue.stop(true), 3);
+        queue.set_enabled(true);
+        queue.start(memory.clone(), None).expect("it starts again");
+        answered.complete(1);
+        queue.give_back(given);
+        drop(dropped);
+        assert_eq!(used(&memory), []);
+        queue.pop().expect("the next one").complete(1);
+        assert_eq!(used(&memory), [3]);
+    }
+
+    #[test]
+    fn a_broken_ring_gives_and_takes_nothing_until_it_is_set_up_anew() {
+        let (queue, memory) = running();
+        let held = queue.pop().expect("a chain");
+        put(&memory, AVAIL + 2, &9_u16.to_le_bytes());
+        // The indices differ by 8, as many as it has entries: still possible.
+        queue.pop().expect("a chain").complete(1);
+        put(&memory, AVAIL + 2, &99_u16.to_le_bytes());
+        assert!(queue.pop().is_none() && !queue.is_running());
+        held.complete(1);
+        queue.end_turn();
+        assert_eq!(used(&memory), []);
+        queue.stop(true);
+        put(&memory, AVAIL + 2, &6_u16.to_le_bytes());
+        queue.set_enabled(true);
+        queue.start(memory.clone(), None).expect("it starts again");
+        assert!(queue.is_running());
+    }
+}

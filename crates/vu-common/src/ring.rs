@@ -186,3 +186,119 @@ impl Ring {
         Ok(Descriptor::load(&self.desc, usize::from(index).wrapping_mul(16)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Layout, Ring, RingFault};
+    use crate::dirty::DirtyLog;
+    use crate::memory::tests::{guest, put};
+
+    const LAYOUT: Layout = Layout {
+        size: 4,
+        desc: 0,
+        avail: 0x40,
+        used: 0x50,
+        event_idx: true,
+        indirect: true,
+    };
+
+    fn fault(layout: Layout) -> Option<RingFault> {
+        Ring::new(layout, guest(&[(0, 0x1000), (0x1000, 0x1000)]), 0).err()
+    }
+
+    #[test]
+    fn a_ring_has_to_be_mapped_aligned_and_in_one_region() {
+        assert_eq!(fault(LAYOUT), None);
+        assert_eq!(fault(Layout { size: 0, ..LAYOUT }), Some(RingFault::NoSize));
+        let misplaced = [
+            (
+                Layout { desc: 8, ..LAYOUT },
+                RingFault::Unaligned("descriptor table", 8),
+            ),
+            (
+                Layout {
+                    avail: 0x41,
+                    ..LAYOUT
+                },
+                RingFault::Unaligned("available ring", 0x41),
+            ),
+            (
+                Layout { used: 0x52, ..LAYOUT },
+                RingFault::Unaligned("used ring", 0x52),
+            ),
+            (
+                Layout {
+                    desc: 0xff0,
+                    ..LAYOUT
+                },
+                RingFault::Unmapped("descriptor table", 0xff0),
+            ),
+            (
+                Layout {
+                    avail: 0x1ff4,
+                    ..LAYOUT
+                },
+                RingFault::Unmapped("available ring", 0x1ff4),
+            ),
+            (
+                Layout {
+                    used: 0x1fdc,
+                    ..LAYOUT
+                },
+                RingFault::Unmapped("used ring", 0x1fdc),
+            ),
+        ];
+        for (layout, expected) in misplaced {
+            assert_eq!(fault(layout), Some(expected));
+        }
+        // Without event indices it is two bytes shorter.
+        let short = Layout {
+            used: 0x1fdc,
+            event_idx: false,
+            ..LAYOUT
+        };
+        assert_eq!(fault(short), None);
+    }
+
+    #[test]
+    fn impossible_indices_are_faults_and_all_count_modulo_65536() {
+        let memory = guest(&[(0, 0x1000)]);
+        let mut ring = Ring::new(LAYOUT, memory.clone(), 0xfffe).expect("ring");
+        put(&memory, 0x42, &2_u16.to_le_bytes());
+        assert_eq!(ring.available(), Ok(4));
+        put(&memory, 0x44, &[1, 0, 4, 0, 2, 0, 3, 0]);
+        assert_eq!((ring.take_head(), ring.take_head()), (Ok(2), Ok(3)));
+        assert_eq!((ring.take_head(), ring.next_avail), (Ok(1), 1));
+        assert_eq!(ring.take_head(), Err(RingFault::Head(4)));
+        put(&memory, 0x42, &6_u16.to_le_bytes());
+        let (avail, next, size) = (6, 1, 4);
+        assert_eq!(ring.available(), Err(RingFault::AvailIndex { avail, next, size }));
+    }
+
+    #[test]
+    fn an_interrupt_is_wanted_when_the_used_event_is_passed() {
+        let (memory, log) = (guest(&[(0, 0x1000)]), DirtyLog::default());
+        let mut ring = Ring::new(LAYOUT, memory.clone(), 0).expect("ring");
+        for (old, new, event, wanted) in [
+            (0, 1, 0, true),
+            (0, 1, 1, false),
+            (1, 3, 2, true),
+            (0, 4, 0xffff, false),
+            (0xffff, 1, 0xffff, true),
+            (0xfffe, 0xffff, 0, false),
+        ] {
+            put(&memory, 0x4c, &u16::to_le_bytes(event));
+            ring.next_used = new;
+            assert_eq!(ring.publish(old, &log), wanted, "{old} to {new}, event {event}");
+        }
+        let flags = Layout {
+            event_idx: false,
+            ..LAYOUT
+        };
+        let ring = Ring::new(flags, memory.clone(), 0).expect("ring");
+        for flag in [0, 1] {
+            put(&memory, 0x40, &u16::to_le_bytes(flag));
+            assert_eq!(ring.publish(0, &log), flag == 0);
+        }
+    }
+}

@@ -112,3 +112,30 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, _contex
     // SAFETY: setting a signal back to its default.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::memory::Mapping;
+    use crate::memory::tests::guest;
+    use std::fs::File;
+
+    #[test]
+    fn a_page_beyond_the_end_of_the_file_reads_as_zeroes() {
+        let fd = rustix::fs::memfd_create("short", rustix::fs::MemfdFlags::CLOEXEC);
+        let file = File::from(fd.expect("memfd"));
+        file.set_len(0x2000).expect("size");
+        let mapping = Mapping::new(&file, 0, 0x2000).expect("map");
+        mapping.slice().write(0, &[1; 0x2000]);
+        file.set_len(0x1000).expect("shrink");
+        let mut bytes = [9; 2];
+        mapping.slice().read(0xfff, &mut bytes);
+        assert_eq!(bytes, [1, 0]);
+        // It can be written as well, and the file stays as it is.
+        mapping.slice().write(0x1fff, &[7]);
+        assert_eq!(file.metadata().expect("metadata").len(), 0x1000);
+        assert!(
+            !guest(&[(0, 0x1000)]).truncated(),
+            "other mappings are not blamed"
+        );
+    }
+}

@@ -41,7 +41,7 @@ fn wait_for_the_end_of_the_worker(daemon: &Daemon) {
     }
 }
 
-fn is_closed<T: std::fmt::Debug>(result: Result<T, Error>) {
+fn is_closed<T: std::fmt::Debug>(result: &Result<T, Error>) {
     assert!(matches!(result, Err(Error::Closed(_))), "{result:?}");
 }
 
@@ -59,7 +59,7 @@ fn negotiated() -> (vu_testkit::frontend::FrontEnd, Daemon) {
 #[test]
 fn stock_hangs_up_when_asked_for_an_inflight_region() {
     let (front, _daemon) = negotiated();
-    is_closed(front.get_inflight_fd(1, 64));
+    is_closed(&front.get_inflight_fd(1, 64));
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn stock_hangs_up_after_a_refused_message() {
     let (front, _daemon) = negotiated();
     let refused = front.set_vring_num(ECHO as u32, 0);
     assert!(matches!(refused, Err(Error::Refused(..))), "{refused:?}");
-    is_closed(front.get_features());
+    is_closed(&front.get_features());
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn stock_hangs_up_over_a_feature_bit_that_qemu_forces() {
     let (front, _daemon) = negotiated();
     let refused = front.set_features(feature::VERSION_1 | feature::ANY_LAYOUT);
     assert!(matches!(refused, Err(Error::Refused(..))), "{refused:?}");
-    is_closed(front.get_features());
+    is_closed(&front.get_features());
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn stock_serves_one_connection_only() {
     front.set_protocol_features(protocol::REPLY_ACK).unwrap();
     let refused = front.set_owner();
     assert!(matches!(refused, Err(Error::Refused(..))), "{refused:?}");
-    is_closed(front.get_features());
+    is_closed(&front.get_features());
 }
 
 #[test]
