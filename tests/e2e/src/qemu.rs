@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! QEMU: the line that boots a guest with vhost-user devices, and QMP to steer it.
 
-use crate::artifacts::Boot;
+use crate::artifacts::{Accel, Boot};
 use crate::guest::{Guest, Script};
 use crate::launch::Launch;
 use crate::scratch::Scratch;
@@ -55,7 +55,7 @@ pub struct Qemu {
     boot: Boot,
     machine: Machine,
     memory: Memory,
-    accel: String,
+    accel: Accel,
     devices: Vec<(String, PathBuf)>,
     script: String,
     reboots: bool,
@@ -71,7 +71,7 @@ impl Qemu {
             boot: boot.clone(),
             machine: Machine::default(),
             memory: Memory::default(),
-            accel: "tcg".into(),
+            accel: Accel::default(),
             devices: Vec::new(),
             script: String::new(),
             reboots: false,
@@ -94,10 +94,10 @@ impl Qemu {
         self
     }
 
-    /// Another accelerator, as `-accel` takes it.
+    /// Another accelerator.
     #[must_use]
-    pub fn accel(mut self, accel: &str) -> Self {
-        accel.clone_into(&mut self.accel);
+    pub fn accel(mut self, accel: Accel) -> Self {
+        self.accel = accel;
         self
     }
 
@@ -179,7 +179,7 @@ impl Qemu {
                 "-machine",
                 machine,
                 "-accel",
-                &self.accel,
+                self.accel.name(),
                 "-m",
                 SIZE,
                 "-object",
