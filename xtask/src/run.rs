@@ -1,9 +1,217 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! To be written.
+//! `cargo xtask run`: boots a Linux guest that uses a device, and shows the device at work.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use vu_e2e::artifacts::{Accel, Lab};
+use vu_e2e::daemon::{self, Daemon, Profile};
+use vu_e2e::guest::{End, Guest, Script};
+use vu_e2e::launch::Launch;
+use vu_e2e::qemu::{Memory, Qemu};
+use vu_e2e::scratch::Scratch;
+
+use crate::util::step;
 
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// The device: rng
+    device: String,
+    /// Leave a shell in the guest instead of showing the device
+    #[arg(long)]
+    shell: bool,
+    /// Accelerator of QEMU, kvm or tcg; without it KVM is used where it boots a guest
+    #[arg(long)]
+    accel: Option<Accel>,
+    /// How the guest's memory is shared with the daemon: memfd, file or shm
+    #[arg(long, default_value = "memfd")]
+    memory: Memory,
+    /// Options of the daemon, after `--`
+    #[arg(last = true)]
+    daemon: Vec<String>,
+}
 
-pub(crate) fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+/// How to show a device.
+struct Device {
+    name: &'static str,
+    /// QEMU's device model.
+    qemu: &'static str,
+    /// The task of the guest program that uses it.
+    task: &'static str,
+    /// What to try in a shell of the guest.
+    hint: &'static str,
+    /// What the task found out, for people.
+    show: fn(&Value) -> Result<Vec<String>>,
+}
+
+/// Devices whose drivers are in Debian's kernel package.
+const DEVICES: &[Device] = &[Device {
+    name: "rng",
+    qemu: "vhost-user-rng-pci",
+    task: "rng,bytes=1048576,hex=16",
+    hint: "cat /sys/class/misc/hw_random/rng_current; head -c 64 /dev/hwrng | hexdump -C",
+    show: show_rng,
+}];
+
+pub(crate) fn run(
+    Args {
+        device,
+        shell,
+        accel,
+        memory,
+        daemon,
+    }: Args,
+) -> Result<()> {
+    let Some(device) = DEVICES.iter().find(|known| known.name == device) else {
+        let names: Vec<_> = DEVICES.iter().map(|device| device.name).collect();
+        bail!("{device}: no such device (devices: {})", names.join(", "));
+    };
+    let name = format!("vhost-device-{}", device.name);
+    step(&format!("building {name}"));
+    let program = daemon::build(&name, Profile::Release)?;
+    step("looking for QEMU, Debian's kernel and the guest's programs; what is missing is fetched, once");
+    let lab = Lab::open()?;
+    let accel = accel.map_or_else(|| lab.accel(), Ok)?;
+    let qemu = Qemu::new(&lab.qemu()?, &lab.debian_boot()?)
+        .accel(accel)
+        .memory(memory);
+
+    Scratch::scope(|scratch| {
+        let options: Vec<&str> = daemon.iter().map(String::as_str).collect();
+        step("starting the daemon:");
+        eprintln!(
+            "{}",
+            Daemon::launch(&program, &options, &Daemon::socket_in(scratch))
+        );
+        let daemon = Daemon::start(&program, &options, scratch)?;
+        let qemu = qemu.device(device.qemu, daemon.socket());
+        if shell {
+            open_shell(device, &qemu, scratch)?;
+        } else {
+            show(device, &qemu, scratch)?;
+        }
+        stop(daemon)
+    })?;
+    if !shell {
+        step(&format!(
+            "try it yourself: cargo xtask run {} --shell",
+            device.name
+        ));
+    }
+    Ok(())
+}
+
+/// Boots the guest, has it use the device, and waits until it is off.
+fn show(device: &Device, qemu: &Qemu, scratch: &Scratch) -> Result<()> {
+    let launch = qemu
+        .clone()
+        .script(&Script::new(device.task, End::PowerOff))
+        .launch(scratch.folder());
+    announce(&launch);
+    let start = Instant::now();
+    let mut guest = Guest::start(&launch, scratch)?;
+    let boot = guest.event("boot")?;
+    let kernel = boot["kernel"].as_str().unwrap_or("of unknown version");
+    step(&format!(
+        "guest: Linux {kernel} is up after {:.1} s",
+        start.elapsed().as_secs_f64()
+    ));
+    let task = device.task.split(',').next().unwrap_or_default();
+    for line in (device.show)(&guest.result(task)?)? {
+        step(&format!("guest: {line}"));
+    }
+    guest.finish()?;
+    step(&format!(
+        "guest: powered off after {:.1} s",
+        start.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// Boots the guest with a shell on this terminal.
+fn open_shell(device: &Device, qemu: &Qemu, scratch: &Scratch) -> Result<()> {
+    let script = Script::new("shell,timeout=0", End::PowerOff);
+    let launch = qemu
+        .clone()
+        .interactive()
+        .script(&script)
+        .launch(scratch.folder());
+    announce(&launch);
+    step(&format!("in the guest try: {}", device.hint));
+    step("`exit` powers the guest off; Ctrl-A X ends QEMU");
+    let mut command: Command = launch.command();
+    let status = command.stdin(Stdio::inherit()).status().context("QEMU")?;
+    ensure!(status.success(), "QEMU ended with {status}");
+    Ok(())
+}
+
+/// Shows the line that boots the guest.
+fn announce(launch: &Launch) {
+    step("booting a Linux guest; while the daemon runs, this line does the same:");
+    eprintln!("{launch}");
+}
+
+fn stop(daemon: Daemon) -> Result<()> {
+    let log = daemon.log();
+    let status = daemon.terminate()?;
+    ensure!(
+        status.success(),
+        "the daemon ended with {status}; it said:\n{log}"
+    );
+    step("the daemon has ended");
+    Ok(())
+}
+
+/// What the rng task found: whose bytes the kernel takes, how fast they came, how even they are.
+fn show_rng(result: &Value) -> Result<Vec<String>> {
+    let number = |key: &str| {
+        result[key]
+            .as_f64()
+            .with_context(|| format!("the guest gave no {key}"))
+    };
+    let text = |key: &str| {
+        result[key]
+            .as_str()
+            .with_context(|| format!("the guest gave no {key}"))
+    };
+    let (mib, seconds) = (number("bytes")? / f64::from(1 << 20), number("seconds")?);
+    let digits: Vec<char> = text("hex")?.chars().collect();
+    let bytes: Vec<String> = digits.chunks(2).map(|pair| pair.iter().collect()).collect();
+    Ok(vec![
+        format!("the kernel takes its random numbers from {}", text("current")?),
+        format!(
+            "read {mib:.1} MiB from /dev/hwrng in {seconds:.1} s ({:.1} MiB/s)",
+            mib / seconds
+        ),
+        format!(
+            "their chi-square is {:.0} (random bytes: 255 +- 23)",
+            number("chi_square")?
+        ),
+        format!("the first {}: {}", bytes.len(), bytes.join(" ")),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::show_rng;
+    use serde_json::json;
+
+    #[test]
+    fn the_result_of_rng_is_readable() {
+        let result = json!({
+            "current": "virtio_rng.0", "bytes": 1 << 20, "seconds": 0.5, "chi_square": 250.4, "hex": "00ff1a",
+        });
+        let lines = show_rng(&result).unwrap();
+        assert!(lines[0].ends_with("virtio_rng.0"), "{}", lines[0]);
+        assert!(
+            lines[1].contains("1.0 MiB") && lines[1].contains("(2.0 MiB/s)"),
+            "{}",
+            lines[1]
+        );
+        assert!(lines[2].contains("250 "), "{}", lines[2]);
+        assert!(lines[3].ends_with("00 ff 1a"), "{}", lines[3]);
+        assert!(show_rng(&json!({})).is_err());
+    }
 }
