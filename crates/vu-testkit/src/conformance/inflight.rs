@@ -117,6 +117,31 @@ pub(super) fn the_region_has_the_layout_of_the_specification(cx: &mut Cx) -> Res
     Ok(())
 }
 
+/// Under load heads are seen in flight, or a crash would find nothing to resubmit.
+pub(super) fn heads_are_marked_while_they_are_served(cx: &mut Cx) -> Result<()> {
+    let profile = cx.profile.clone();
+    if profile.request_queue() != 0 {
+        return super::context::skip("the layout of a region with several queues is the back end's own");
+    }
+    let mut guest = tracked_guest(cx, 64)?;
+    let view = View::new(region(&guest), 0)?;
+    let lane = guest.take_lane();
+    let end = lane.end();
+    let load = crate::guest::Load::start(lane, profile, 32 << 10);
+    let mut seen = false;
+    while !seen && std::time::Instant::now() < end && !load.failed() {
+        seen = (0..64).any(|head| view.in_flight(head));
+    }
+    load.stop()?;
+    ensure!(seen, "no head was ever marked in flight under load");
+    let left: Vec<u16> = (0..64).filter(|head| view.in_flight(*head)).collect();
+    ensure!(
+        left.is_empty(),
+        "heads {left:?} are marked in flight after the load"
+    );
+    Ok(())
+}
+
 /// A crash forged by hand: five requests of eight were taken, in an order of their own; three more wait in the ring.
 pub(super) fn requests_in_flight_are_resubmitted_in_order(cx: &mut Cx) -> Result<()> {
     let profile = cx.profile.clone();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Notifications in both directions.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, ensure};
 
 use super::context::{Cx, Result};
@@ -182,6 +184,47 @@ pub(super) fn kicks_that_vanish_before_they_are_read_do_no_harm(cx: &mut Cx) -> 
         lane.queue
             .wait(end)
             .with_context(|| format!("after {} vanished kicks", (round + 1) * 100))?;
+    }
+    Ok(())
+}
+
+pub(super) fn kicks_at_the_end_of_a_batch_are_heard_with_event_idx(cx: &mut Cx) -> Result<()> {
+    cx.need_feature(feature::EVENT_IDX, "EVENT_IDX")?;
+    kicks_at_the_end_of_a_batch(cx, Options::default())
+}
+
+pub(super) fn kicks_at_the_end_of_a_batch_are_heard_without_event_idx(cx: &mut Cx) -> Result<()> {
+    kicks_at_the_end_of_a_batch(
+        cx,
+        Options {
+            features: WITHOUT_EVENT_IDX,
+            ..Options::default()
+        },
+    )
+}
+
+/// A second request at every moment around the end of the first: between the device's last look at the available ring
+/// and its wish for a kick nobody kicks, so it has to look once more.
+fn kicks_at_the_end_of_a_batch(cx: &Cx, options: Options) -> Result<()> {
+    let profile = cx.profile.clone();
+    let mut guest = cx.guest(options)?;
+    let lane = guest.lane();
+    for round in 0..20_000_u64 {
+        lane.place_next(&*profile, 16);
+        lane.queue.submit();
+        let moment = Instant::now() + Duration::from_nanos(round * 7919 % 40_000);
+        lane.place_next(&*profile, 16);
+        while Instant::now() < moment {
+            std::hint::spin_loop();
+        }
+        lane.queue.submit();
+        let end = lane.end();
+        while lane.queue.outstanding() > 0 {
+            lane.queue
+                .poll(end)
+                .with_context(|| format!("in round {round}"))?;
+        }
+        lane.queue.call.drain();
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ impl DirtyLog {
 }
 
 /// A guest whose buffers lie below 4 MiB, with logging on.
-fn logged_guest(cx: &Cx) -> Result<(Guest, DirtyLog)> {
+fn logged_guest(cx: &Cx, size: u16) -> Result<(Guest, DirtyLog)> {
     cx.need_feature(feature::LOG_ALL, "LOG_ALL")?;
     cx.need_protocol(protocol::LOG_SHMFD, "LOG_SHMFD")?;
     let layout = vec![
@@ -49,6 +49,7 @@ fn logged_guest(cx: &Cx) -> Result<(Guest, DirtyLog)> {
         crate::memory::RegionSpec::new(ADJACENT, ADJACENT_SIZE),
     ];
     let mut guest = cx.guest(Options {
+        size,
         layout,
         ..Options::default()
     })?;
@@ -64,7 +65,7 @@ fn logged_guest(cx: &Cx) -> Result<(Guest, DirtyLog)> {
 
 pub(super) fn each_written_page_is_marked(cx: &mut Cx) -> Result<()> {
     let profile = cx.profile.clone();
-    let (mut guest, log) = logged_guest(cx)?;
+    let (mut guest, log) = logged_guest(cx, 64)?;
     for round in 0..16 {
         log.clear();
         let start = ADJACENT + round * 0x8000 + 0xff0;
@@ -101,9 +102,27 @@ pub(super) fn each_written_page_is_marked(cx: &mut Cx) -> Result<()> {
     Ok(())
 }
 
+/// A used ring of several pages: each page with an element that was written is marked, not only the one with the index.
+pub(super) fn each_page_of_the_used_ring_is_marked(cx: &mut Cx) -> Result<()> {
+    let profile = cx.profile.clone();
+    let (mut guest, log) = logged_guest(cx, 1024)?;
+    log.clear();
+    guest.lane().burst(&*profile, 1000, 16)?;
+    let used = guest.lane().queue.address.used;
+    let end = used + 4 + 8 * 1000;
+    for page in used / PAGE..=(end - 1) / PAGE {
+        ensure!(
+            log.dirty(page * PAGE),
+            "page {:#x} of the used ring was written and not marked",
+            page * PAGE
+        );
+    }
+    Ok(())
+}
+
 pub(super) fn logging_ends_when_it_is_switched_off(cx: &mut Cx) -> Result<()> {
     let profile = cx.profile.clone();
-    let (mut guest, log) = logged_guest(cx)?;
+    let (mut guest, log) = logged_guest(cx, 64)?;
     guest.lane().burst(&*profile, 20, 64)?;
     guest.front.set_features(guest.features & !feature::LOG_ALL)?;
     let (memory, queue) = (guest.memory.clone(), &guest.lanes[guest.request_index()].queue);
@@ -122,7 +141,7 @@ pub(super) fn logging_ends_when_it_is_switched_off(cx: &mut Cx) -> Result<()> {
 
 pub(super) fn memory_added_while_logging_is_logged(cx: &mut Cx) -> Result<()> {
     let profile = cx.profile.clone();
-    let (mut guest, log) = logged_guest(cx)?;
+    let (mut guest, log) = logged_guest(cx, 64)?;
     let addr = ADJACENT + ADJACENT_SIZE;
     guest.memory.add(crate::memory::RegionSpec::new(addr, 0x10000))?;
     guest.front.set_mem_table(&guest.memory)?;
@@ -136,7 +155,7 @@ pub(super) fn memory_added_while_logging_is_logged(cx: &mut Cx) -> Result<()> {
 }
 
 pub(super) fn a_log_that_is_too_small_does_no_harm(cx: &mut Cx) -> Result<()> {
-    let (guest, _log) = logged_guest(cx)?;
+    let (guest, _log) = logged_guest(cx, 64)?;
     let file = rustix::fs::memfd_create("dirty-log", rustix::fs::MemfdFlags::CLOEXEC)?;
     rustix::fs::ftruncate(&file, 0x1000)?;
     for (size, offset) in [

@@ -38,6 +38,8 @@ macro_rules! conformance_table {
                 Spec no_interrupt_flag_gives_silence;
                 Spec no_interrupt_flag_is_ignored_with_event_idx;
                 Spec a_replaced_call_descriptor_is_used;
+                Spec kicks_at_the_end_of_a_batch_are_heard_with_event_idx;
+                Spec kicks_at_the_end_of_a_batch_are_heard_without_event_idx;
                 Spec kick_replaced_on_a_live_ring_is_heard;
                 Spec spurious_kicks_do_no_harm;
                 Robust kicks_that_vanish_before_they_are_read_do_no_harm;
@@ -97,6 +99,7 @@ macro_rules! conformance_table {
             }
             inflight {
                 Spec the_region_has_the_layout_of_the_specification;
+                Spec heads_are_marked_while_they_are_served;
                 Spec requests_in_flight_are_resubmitted_in_order;
                 Spec the_last_batch_is_not_resubmitted;
                 Spec a_killed_daemon_loses_and_repeats_nothing;
@@ -105,6 +108,7 @@ macro_rules! conformance_table {
             }
             migration {
                 Spec each_written_page_is_marked;
+                Spec each_page_of_the_used_ring_is_marked;
                 Spec logging_ends_when_it_is_switched_off;
                 Spec memory_added_while_logging_is_logged;
                 Spec the_state_survives_a_move;

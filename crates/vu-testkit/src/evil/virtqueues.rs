@@ -64,6 +64,7 @@ fn odd_head(cx: &Cx, head: u16) -> Result<()> {
     let mut guest = cx.usual_guest()?;
     guest.lane().burst(&*profile, 10, 16)?;
     let queue = &mut guest.lane().queue;
+    let before = queue.used_index();
     queue.push_available(head);
     queue.publish();
     queue.force_kick();
@@ -71,6 +72,13 @@ fn odd_head(cx: &Cx, head: u16) -> Result<()> {
         .front
         .get_features()
         .context("the connection, after the odd head")?;
+    let index = guest.lane().queue.index;
+    guest
+        .front
+        .get_vring_base(index)
+        .context("GET_VRING_BASE after the odd head")?;
+    let after = guest.lane().queue.used_index();
+    ensure!(after == before, "head {head} does not exist and was returned");
     replace_ring(&mut guest)?;
     guest
         .lane()
