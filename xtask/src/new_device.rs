@@ -94,18 +94,18 @@ impl Names {
             .replace("vhost_device_rng", &format!("vhost_device_{}", self.snake))
     }
 
-    /// Renames the package, its types and its variables.
+    /// Renames the package, its types and its variables. The type that the daemon tells its managers is a string: it
+    /// stays what the device is, until that changes.
     fn rename(&self, text: &str) -> String {
-        let text = self
-            .rename_package(text)
-            .replace("\"rng\"", &format!("\"{}\"", self.kebab));
+        let text = self.rename_package(text);
         let mut renamed = String::with_capacity(text.len());
         let mut rest = text.as_str();
         while let Some(start) = rest.find(is_word) {
             let length = rest[start..].find(|c| !is_word(c)).unwrap_or(rest.len() - start);
             let (before, word) = (&rest[..start], &rest[start..start + length]);
             renamed.push_str(before);
-            renamed.push_str(&self.word(word));
+            let quoted = before.ends_with('"');
+            renamed.push_str(&if quoted { word.to_owned() } else { self.word(word) });
             rest = &rest[start + length..];
         }
         renamed + rest
@@ -166,7 +166,7 @@ mod tests {
             ),
             (
                 "Spec::new(\"rng\", VIRTIO_ID_RNG, 1)",
-                "Spec::new(\"fancy-gpio\", VIRTIO_ID_RNG, 1)",
+                "Spec::new(\"rng\", VIRTIO_ID_RNG, 1)",
             ),
             ("rng: Rng", "fancy_gpio: FancyGpio"),
             (

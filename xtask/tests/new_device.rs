@@ -25,10 +25,11 @@ fn copy(from: &Path, to: &Path) {
 
 fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    // Indented: results of tests within a test are no results of ours.
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\n', "\n    ");
     assert!(
         output.status.success(),
-        "{command:?}: {}\n{}\n{}",
+        "{command:?}: {}\n    {}\n    {}",
         output.status,
         text(&output.stdout),
         text(&output.stderr)
