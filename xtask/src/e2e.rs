@@ -2,6 +2,7 @@
 //! `cargo xtask e2e`: the tests with guests in the loop.
 
 use std::num::NonZero;
+use std::process::Command;
 use std::thread::available_parallelism;
 
 use anyhow::Result;
@@ -27,26 +28,27 @@ pub(crate) struct Args {
     quick: bool,
 }
 
-pub(crate) fn run(
-    Args {
-        device,
-        filter,
-        quick,
-    }: Args,
-) -> Result<()> {
+pub(crate) fn run(args: Args) -> Result<()> {
+    prepare(args.quick)?;
+    let mut command = tests(args.device.as_deref(), args.quick)?;
+    util::run(command.args(args.filter))
+}
+
+/// Builds what the guests need and what is not there yet.
+pub(crate) fn prepare(quick: bool) -> Result<()> {
     let lab = Lab::open()?;
     let parts = if quick { &QUICK[..] } else { &Part::ALL };
-    parts.iter().try_for_each(|part| lab.build(*part).map(drop))?;
+    parts.iter().try_for_each(|part| lab.build(*part).map(drop))
+}
 
+/// The `cargo test` of one device, or of all; a filter may follow.
+pub(crate) fn tests(device: Option<&str>, quick: bool) -> Result<Command> {
     let lanes = available_parallelism().map_or(1, NonZero::get).min(LANES);
     let mut command = util::cargo(&["test", "--no-fail-fast", "--package", "vu-e2e"])?;
-    command.args(["--test", device.as_deref().unwrap_or("*")]);
-    command
-        .arg("--")
-        .arg(format!("--test-threads={lanes}"))
-        .args(filter);
+    command.args(["--test", device.unwrap_or("*")]);
+    command.arg("--").arg(format!("--test-threads={lanes}"));
     if quick {
         command.env("VU_QUICK", "1");
     }
-    util::run(&mut command)
+    Ok(command)
 }

@@ -6,12 +6,8 @@ use std::process::Command;
 use std::{env, fs};
 
 use anyhow::{Context, Result};
-use vu_e2e::artifacts::{Lab, Part};
 
-use crate::util;
-
-/// Guests at the same time: each is pinned to a CPU.
-const GUESTS: &str = "--test-threads=2";
+use crate::{e2e, util};
 
 /// The arguments.
 #[derive(clap::Args)]
@@ -35,43 +31,17 @@ pub(crate) fn run(Args { quick, check }: Args) -> Result<()> {
         &["--workspace", "--exclude", "vu-e2e"][..],
         &["--package", "vu-e2e", "--lib"],
     ] {
-        totals.suite(&words.join(" "), cargo_test(words, &log)?)?;
+        let mut command = util::cargo(&["test", "--no-fail-fast"])?;
+        command.args(words);
+        totals.suite(&words.join(" "), log.tell(command))?;
     }
-    match lab(quick) {
-        Ok(()) => {
-            let words = ["--package", "vu-e2e", "--test", "*"];
-            let mut command = cargo_test(&words, &log)?;
-            command.args(["--", GUESTS]);
-            if quick {
-                command.env("VU_QUICK", "1");
-            }
-            totals.suite("guests in the loop", command)?;
-        }
+    match e2e::prepare(quick) {
+        Ok(()) => totals.suite("guests in the loop", log.tell(e2e::tests(None, quick)?))?,
         Err(error) => totals.fail(format!("lab: {error:#}")),
     }
     totals.take_skips(before, log.lines()?);
     drop(log);
     totals.close()
-}
-
-/// Builds what the guests need and what is not there yet.
-fn lab(quick: bool) -> Result<()> {
-    let lab = Lab::open()?;
-    let from_source = [Part::Source, Part::Um, Part::X86];
-    for part in Part::ALL
-        .into_iter()
-        .filter(|part| !quick || !from_source.contains(part))
-    {
-        util::step(&format!("lab: {part}"));
-        lab.build(part)?;
-    }
-    Ok(())
-}
-
-fn cargo_test(words: &[&str], log: &SkipLog) -> Result<Command> {
-    let mut command = util::cargo(&["test", "--no-fail-fast"])?;
-    command.args(words).env("VU_SKIP_LOG", &log.path);
-    Ok(command)
 }
 
 /// The file to which a test that cannot run writes `SKIP <name>: <reason>`.
@@ -92,6 +62,12 @@ impl SkipLog {
         let path = env::temp_dir().join(format!("vhost-device-skipped-{}", std::process::id()));
         fs::write(&path, "").with_context(|| path.display().to_string())?;
         Ok(Self { path, ours: true })
+    }
+
+    /// Has the tests of `command` write to it.
+    fn tell(&self, mut command: Command) -> Command {
+        command.env("VU_SKIP_LOG", &self.path);
+        command
     }
 
     /// How many tests it names.
