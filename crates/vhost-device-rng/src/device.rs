@@ -18,6 +18,7 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,13 @@ pub const CAPABILITIES: Capabilities = Capabilities {
 /// A chain may describe 4 GiB, also by one buffer many times over. The device may give less than was
 /// asked for (section 5.4.6.2), so this bounds the memory and time that one request takes.
 pub const MAX_ANSWER: usize = 64 * 1024;
+
+/// Most bytes that are read ahead.
+///
+/// A read of the kernel's generator costs as much as some hundred bytes of it, so small requests that
+/// came together share reads. It is never more than these requests have had already, and what is left
+/// when the virtqueue is empty is forgotten: no byte waits for a request that may come some day.
+const READ_AHEAD: usize = 4 * 1024;
 
 /// Virtio device id (section 5.4.1).
 const VIRTIO_ID_RNG: u32 = 4;
@@ -73,6 +81,8 @@ impl Device for Rng {
         Ok(RngWorker {
             rng: self.clone(),
             buffer: vec![0; MAX_ANSWER].into(),
+            ahead: 0..0,
+            turn: 0,
             position: 0,
             waiting: None,
         })
@@ -84,6 +94,10 @@ pub struct RngWorker {
     rng: Rng,
     /// Where the backend puts the bytes on their way into the chain; [`MAX_ANSWER`] long.
     buffer: Box<[u8]>,
+    /// What of it was read and not given yet.
+    ahead: Range<usize>,
+    /// How many bytes the requests of this turn got.
+    turn: usize,
     /// How many bytes the guest got.
     position: u64,
     /// What starts the next try while a request waits: a timer, or the backend's descriptor.
@@ -103,6 +117,7 @@ impl Worker for RngWorker {
                 }
             }
         }
+        (self.ahead, self.turn) = (0..0, 0);
     }
 
     fn event(&mut self, cx: &mut Cx<'_>, token: Token, _ready: Ready) {
@@ -133,15 +148,31 @@ impl RngWorker {
             let allowance = bucket.allowance(allowed, now);
             allowed = allowance.map_err(|wait| cx.timer(wait))?;
         }
-        let buffer = self.buffer.get_mut(..allowed).unwrap_or_default();
-        let read = self.rng.backend.read(self.position, buffer);
-        let got = read.map_err(|error| self.refused(cx, &error))?;
+        let ready = self.read(allowed).map_err(|error| self.refused(cx, &error))?;
+        let bytes = self.buffer.get(ready.clone()).unwrap_or_default();
+        let written = chain.writer().write(bytes).unwrap_or(0);
         if let Some(bucket) = &self.rng.bucket {
-            bucket.spend(got, now);
+            bucket.spend(written, now);
         }
-        self.position = self.position.wrapping_add(got as u64);
-        let written = chain.writer().write(self.buffer.get(..got).unwrap_or_default());
-        Ok(written.map_or(0, |written| written as u32))
+        self.ahead.start = ready.end;
+        self.turn = self.turn.saturating_add(written);
+        self.position = self.position.wrapping_add(written as u64);
+        Ok(written as u32)
+    }
+
+    /// Where in the buffer up to `len` bytes are ready; an empty place at the end of the source.
+    fn read(&mut self, len: usize) -> io::Result<Range<usize>> {
+        if self.ahead.len() < len {
+            let more = if self.rng.backend.reads_ahead() {
+                self.turn.min(READ_AHEAD)
+            } else {
+                0
+            };
+            let buffer = self.buffer.get_mut(..len.max(more)).unwrap_or_default();
+            self.ahead = 0..self.rng.backend.read(self.position, buffer)?;
+        }
+        let end = self.ahead.end.min(self.ahead.start.saturating_add(len));
+        Ok(self.ahead.start..end)
     }
 
     /// What to wait for after a read that gave no bytes.

@@ -15,6 +15,10 @@ impl Backend for Getrandom {
     fn read(&self, _position: u64, buf: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::rand::getrandom(buf, GetRandomFlags::NONBLOCK)?)
     }
+
+    fn reads_ahead(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,11 @@ pub trait Backend: Send + Sync {
     /// `WouldBlock` if there are no bytes at the moment, else what the host refused, naming the source.
     fn read(&self, position: u64, buf: &mut [u8]) -> io::Result<usize>;
 
+    /// Whether a read may ask for more than is given on: nothing is lost with bytes that are forgotten.
+    fn reads_ahead(&self) -> bool {
+        false
+    }
+
     /// Becomes readable when there are bytes after a `WouldBlock`; `None` if nothing tells.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None

@@ -26,6 +26,10 @@ impl Backend for Seeded {
             .for_each(|(byte, position)| *byte = self.byte(position));
         Ok(buf.len())
     }
+
+    fn reads_ahead(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]
