@@ -29,6 +29,12 @@ impl Launch {
         self
     }
 
+    /// Adds an option with its value.
+    #[must_use]
+    pub fn option(self, name: &str, value: &str) -> Self {
+        self.args([name, value])
+    }
+
     /// Sets one variable of the environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {

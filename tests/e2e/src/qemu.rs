@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+/// How much memory a guest has.
+const SIZE: &str = "256M";
+
 /// How the guest's memory is shared with the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Memory {
@@ -23,6 +26,23 @@ pub enum Memory {
     File,
     /// POSIX shared memory.
     Shm,
+}
+
+impl Memory {
+    /// QEMU's object for it. A memory file lies in `folder`.
+    fn object(self, folder: &Path) -> String {
+        match self {
+            Self::Memfd => format!("memory-backend-memfd,id=mem,size={SIZE},share=on"),
+            Self::Shm => format!("memory-backend-shm,id=mem,size={SIZE}"),
+            Self::File => {
+                let path = folder.join("memory");
+                format!(
+                    "memory-backend-file,id=mem,size={SIZE},share=on,mem-path={}",
+                    path.display()
+                )
+            }
+        }
+    }
 }
 
 impl FromStr for Memory {
@@ -46,6 +66,19 @@ pub enum Machine {
     Q35,
     /// A minimal machine without PCI, whose devices are on virtio-mmio.
     Microvm,
+}
+
+impl Machine {
+    /// The value of QEMU's `-machine`.
+    ///
+    /// The microvm has the PC's timer: without it, and without KVM's clock, the kernel waits forever where it measures
+    /// the speed of the CPU. Without ACPI, QEMU names the virtio-mmio devices on the kernel command line.
+    fn options(self) -> &'static str {
+        match self {
+            Self::Q35 => "q35,memory-backend=mem",
+            Self::Microvm => "microvm,acpi=off,isa-serial=on,rtc=on,pit=on,pic=on,memory-backend=mem",
+        }
+    }
 }
 
 /// A guest under QEMU, not yet started.
@@ -146,67 +179,29 @@ impl Qemu {
 
     /// The line that starts it, with the guest's console on standard input and output. A memory file lies in `folder`.
     pub fn launch(&self, folder: &Path) -> Launch {
-        const SIZE: &str = "256M";
-        let machine = match self.machine {
-            Machine::Q35 => "q35,memory-backend=mem",
-            Machine::Microvm => MICROVM,
-        };
-        let memory = match self.memory {
-            Memory::Memfd => format!("memory-backend-memfd,id=mem,size={SIZE},share=on"),
-            Memory::Shm => format!("memory-backend-shm,id=mem,size={SIZE}"),
-            Memory::File => {
-                let path = folder.join("memory");
-                format!(
-                    "memory-backend-file,id=mem,size={SIZE},share=on,mem-path={}",
-                    path.display()
-                )
-            }
-        };
         let serial = if self.interactive { "mon:stdio" } else { "stdio" };
-        let kernel = self.boot.kernel.display().to_string();
-        let initramfs = self.boot.initramfs.display().to_string();
         let line = format!("console=ttyS0 quiet panic=-1 no_timer_check {}", self.script);
         let mut launch = Launch::new(&self.program)
-            .args([
-                "-nodefaults",
-                "-no-user-config",
-                "-display",
-                "none",
-                "-serial",
-                serial,
-            ])
-            .args([
-                "-machine",
-                machine,
-                "-accel",
-                self.accel.name(),
-                "-m",
-                SIZE,
-                "-object",
-                &memory,
-            ])
-            .args([
-                "-kernel",
-                &kernel,
-                "-initrd",
-                &initramfs,
-                "-append",
-                line.trim_end(),
-            ]);
+            .args(["-nodefaults", "-no-user-config"])
+            .option("-display", "none")
+            .option("-serial", serial)
+            .option("-machine", self.machine.options())
+            .option("-accel", self.accel.name())
+            .option("-m", SIZE)
+            .option("-object", &self.memory.object(folder))
+            .option("-kernel", &self.boot.kernel.display().to_string())
+            .option("-initrd", &self.boot.initramfs.display().to_string())
+            .option("-append", line.trim_end());
         for (i, (device, socket)) in self.devices.iter().enumerate() {
-            let chardev = format!("socket,id=vhost{i},path={}", socket.display());
-            launch = launch.args([
-                "-chardev",
-                &chardev,
-                "-device",
-                &format!("{device},chardev=vhost{i}"),
-            ]);
+            launch = launch
+                .option(
+                    "-chardev",
+                    &format!("socket,id=vhost{i},path={}", socket.display()),
+                )
+                .option("-device", &format!("{device},chardev=vhost{i}"));
         }
         if let Some(socket) = &self.qmp {
-            launch = launch.args([
-                "-qmp".to_owned(),
-                format!("unix:{},server=on,wait=off", socket.display()),
-            ]);
+            launch = launch.option("-qmp", &format!("unix:{},server=on,wait=off", socket.display()));
         }
         if self.reboots {
             launch
@@ -215,10 +210,6 @@ impl Qemu {
         }
     }
 }
-
-/// A microvm with the PC's timer: without it, and without KVM's clock, the kernel waits forever where it measures
-/// the speed of the CPU. Without ACPI, QEMU names the virtio-mmio devices on the kernel command line.
-const MICROVM: &str = "microvm,acpi=off,isa-serial=on,rtc=on,pit=on,pic=on,memory-backend=mem";
 
 /// A connection to QEMU's machine protocol.
 #[derive(Debug)]
