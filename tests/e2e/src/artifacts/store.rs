@@ -6,7 +6,8 @@ use std::fmt::Write;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
@@ -158,8 +159,13 @@ impl Store {
             return Ok(());
         }
         let folder = File::open(&self.folder).with_context(|| self.folder.display().to_string())?;
-        if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
-            bail!("{}: a build is under way in it", self.folder.display());
+        // A program that this process is just starting holds copies of all locks for a moment.
+        let start = Instant::now();
+        while flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if start.elapsed() > Duration::from_secs(1) {
+                bail!("{}: a build is under way in it", self.folder.display());
+            }
+            thread::sleep(Duration::from_millis(20));
         }
         remove(&self.folder)
     }
