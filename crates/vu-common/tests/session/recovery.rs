@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The in-flight region: what was popped and not answered is served again, exactly once.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vu_testkit::guest::Options;
+use vu_testkit::memory::Mapping;
 
 use crate::support::{Bench, ECHO, Echo, HELD, Random, Rig, echo};
 
@@ -53,6 +55,35 @@ fn what_was_not_answered_is_served_again_in_order_after_a_reconnection() {
             lane.check(&Echo, &batch.remove(at), used).unwrap();
         }
     }
+}
+
+#[test]
+fn a_batch_that_the_driver_saw_before_a_crash_is_not_served_again() {
+    let (bench, calls) = Bench::new();
+    let mut rig = Rig::boot(&bench, options());
+    let lane = &mut rig.guest.lanes[HELD];
+    let sent: Vec<u16> = (0..4).map(|_| lane.place_next(&Echo, 24).head).collect();
+    lane.queue.submit();
+    bench.wait_held(&calls, 4);
+    bench.run(HELD, |desk, _| desk.held.drain(1..).rev().for_each(echo));
+    rig.disconnect();
+    // As if it had died between the used index and the region: the batch is still marked there.
+    let region = rig.guest.inflight.as_ref().unwrap();
+    let size = region.mmap_size as usize;
+    let map = Mapping::new(region.file.as_fd(), region.mmap_offset, size).unwrap();
+    let start = HELD * (16 + 16 * usize::from(region.queue_size)).next_multiple_of(64);
+    for head in &sent[1..] {
+        map.write(start + 16 + 16 * usize::from(*head), &[1]);
+    }
+    map.write(start + 14, &0_u16.to_ne_bytes());
+    rig.reconnect();
+    bench.wait_held(&calls, 1);
+    bench.run(HELD, |desk, _| desk.held.drain(..).for_each(echo));
+    let lane = &mut rig.guest.lanes[HELD];
+    let used = lane.queue.wait_all(lane.end()).unwrap();
+    let order: Vec<u32> = used.iter().map(|used| used.id).collect();
+    assert_eq!(order, [3, 2, 1, 0].map(|at: usize| u32::from(sent[at])));
+    assert_eq!(lane.queue.used_index(), 4);
 }
 
 #[test]
