@@ -79,6 +79,15 @@ impl Machine {
             Self::Microvm => "microvm,acpi=off,isa-serial=on,rtc=on,pit=on,pic=on,memory-backend=mem",
         }
     }
+
+    /// What the kernel must be told: where its console is, and to reboot a microvm, which has no keyboard controller
+    /// for that, by a triple fault.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Q35 => "console=ttyS0",
+            Self::Microvm => "console=ttyS0 reboot=t",
+        }
+    }
 }
 
 /// A guest under QEMU, not yet started.
@@ -180,7 +189,11 @@ impl Qemu {
     /// The line that starts it, with the guest's console on standard input and output. A memory file lies in `folder`.
     pub fn launch(&self, folder: &Path) -> Launch {
         let serial = if self.interactive { "mon:stdio" } else { "stdio" };
-        let line = format!("console=ttyS0 quiet panic=-1 no_timer_check {}", self.script);
+        let line = format!(
+            "{} quiet panic=-1 no_timer_check {}",
+            self.machine.words(),
+            self.script
+        );
         let mut launch = Launch::new(&self.program)
             .args(["-nodefaults", "-no-user-config"])
             .option("-display", "none")
