@@ -18,7 +18,7 @@ use super::store::{Facts, Ingredients};
 use super::{Boot, Lab, Part};
 
 /// How long a probe guest may take to its first line; with a KVM that works it takes a second.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How QEMU runs a guest's instructions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::progress::Progress;
-use super::store::Store;
+use super::store::{Store, entries};
+use super::tools;
 
 /// The release whose packages the lab uses, whatever the machine runs; its backports carry new kernels and QEMU.
 const SUITE: &str = "trixie";
@@ -45,6 +46,9 @@ pub(super) struct Apt<'a> {
 impl<'a> Apt<'a> {
     /// Opens the state in the cache folder and sees to it that its package lists are fresh.
     pub(super) fn open(store: &Store, progress: &'a Progress) -> Result<Self> {
+        if !tools::installed("apt-get") {
+            bail!("apt-get: not found; the lab takes its parts from Debian packages");
+        }
         let folder = store.folder().join("apt");
         let apt = Self {
             _lock: store.lock("apt")?,
@@ -124,11 +128,7 @@ impl<'a> Apt<'a> {
                 .map(|package| format!("{}={}", package.name, package.version)),
         );
         self.progress.run(&what, command.current_dir(folder))?;
-        let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-        let files: Vec<PathBuf> = entries
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<Result<_, _>>()?;
-        Ok(files
+        Ok(entries(folder)?
             .into_iter()
             .filter(|path| path.extension().is_some_and(|end| end == "deb"))
             .collect())

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::apt::Apt;
 use super::progress::Progress;
-use super::store::{Facts, Ingredients};
+use super::store::{Facts, Ingredients, entries};
 use super::{Boot, Lab, Part, kconfig, tools};
 
 /// Package names begin so; the newest that follows is used.
@@ -36,6 +36,9 @@ const TOOLS: [(&str, &str); 8] = [
 ];
 /// `objtool`, which checks the code of an x86 kernel, reads ELF files.
 const X86_TOOLS: [(&str, &str); 1] = [("/usr/include/gelf.h", "libelf-dev")];
+
+/// Removed from a build tree that is kept: the image is elsewhere, and the `Makefile` names the folder's former name.
+const SWEPT: [&str; 3] = ["Makefile", "vmlinux", "vmlinux.unstripped"];
 
 /// How to build one kernel.
 struct Recipe {
@@ -77,7 +80,7 @@ impl Lab {
         Ok(self.kernel(&UM)?.join("linux"))
     }
 
-    /// The build tree of the User-mode Linux kernel, without objects: for modules outside its tree, and its `dtc`.
+    /// The build tree of the User-mode Linux kernel, without objects: `O=` for modules outside the tree, and its `dtc`.
     ///
     /// # Errors
     /// When the kernel cannot be built.
@@ -189,14 +192,10 @@ impl Lab {
                 make(recipe, &source, &build).args(recipe.targets),
             )?;
             keep(recipe, folder, &build)?;
+            let origin = source.parent().and_then(Path::file_name).unwrap_or_default();
             Ok(Facts::from([
                 ("gcc".to_owned(), tools::version("gcc")?),
-                (
-                    "source".to_owned(),
-                    fs::read_to_string(source.with_file_name("manifest"))?
-                        .trim()
-                        .to_owned(),
-                ),
+                ("source".to_owned(), origin.to_string_lossy().into_owned()),
             ]))
         })
     }
@@ -215,12 +214,7 @@ fn unpack(progress: &Progress, archive: &Path, tree: &Path) -> Result<()> {
 }
 
 fn apply(progress: &Progress, patches: &Path, tree: &Path) -> Result<()> {
-    let entries = fs::read_dir(patches).with_context(|| patches.display().to_string())?;
-    let mut files: Vec<PathBuf> = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
-    files.sort();
-    files.iter().try_for_each(|file| {
+    entries(patches)?.iter().try_for_each(|file| {
         let mut command = Command::new("patch");
         command
             .args(["-p1", "--forward", "--batch", "-i"])
@@ -310,7 +304,7 @@ fn sweep(folder: &Path, modules: &Path) -> Result<()> {
         let done = match path.extension().and_then(|end| end.to_str()) {
             Some("ko") => fs::rename(&path, modules.join(name)),
             Some("o" | "a" | "cmd") => fs::remove_file(&path),
-            _ if name == "vmlinux" => fs::remove_file(&path),
+            _ if SWEPT.iter().any(|swept| name == *swept) => fs::remove_file(&path),
             _ => Ok(()),
         };
         done.with_context(|| path.display().to_string())?;

@@ -30,16 +30,18 @@ impl Ingredients {
     }
 
     /// Adds every file below `folder`, by relative path and content.
-    pub(super) fn with_files(mut self, folder: &Path) -> Result<Self> {
-        let mut paths: Vec<PathBuf> = fs::read_dir(folder)
-            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-            .with_context(|| folder.display().to_string())?;
-        paths.sort();
-        for path in paths {
+    pub(super) fn with_files(self, folder: &Path) -> Result<Self> {
+        self.with_files_below(folder, "")
+    }
+
+    fn with_files_below(mut self, folder: &Path, prefix: &str) -> Result<Self> {
+        for path in entries(folder)? {
+            let name = format!("{prefix}{}", path.file_name().unwrap_or_default().display());
             if path.is_dir() {
-                self = self.with_files(&path)?;
+                self = self.with_files_below(&path, &format!("{name}/"))?;
             } else {
-                self = self.with_file(&path)?;
+                let content = fs::read(&path).with_context(|| path.display().to_string())?;
+                self = self.with(&name, content);
             }
         }
         Ok(self)
@@ -143,7 +145,10 @@ impl Store {
     /// The manifests of all parts.
     pub(super) fn manifest(&self) -> Result<String> {
         let mut text = String::new();
-        for folder in self.folders()? {
+        if !self.folder.exists() {
+            return Ok(text);
+        }
+        for folder in entries(&self.folder)? {
             let Ok(facts) = fs::read_to_string(folder.join(MANIFEST)) else {
                 continue;
             };
@@ -206,20 +211,20 @@ impl Store {
             name.rsplit_once('-')
                 .is_some_and(|(name, key)| name == part && key.len() == 16)
         };
-        Ok(self.folders()?.into_iter().filter(is_version).collect())
+        Ok(entries(&self.folder)?.into_iter().filter(is_version).collect())
     }
+}
 
-    fn folders(&self) -> Result<Vec<PathBuf>> {
-        let entries = match fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.with_context(|| self.folder.display().to_string())?,
-        };
-        let mut folders = entries
+/// What lies in `folder`, in the order of names.
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let list = || -> io::Result<Vec<PathBuf>> {
+        let mut paths = fs::read_dir(folder)?
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<io::Result<Vec<_>>>()?;
-        folders.sort();
-        Ok(folders)
-    }
+        paths.sort();
+        Ok(paths)
+    };
+    list().with_context(|| folder.display().to_string())
 }
 
 /// Whether `folder` is a complete part; notes that it is in use.
@@ -305,6 +310,21 @@ mod tests {
             })
             .unwrap();
         store.clean().unwrap();
+    }
+
+    #[test]
+    fn a_file_counts_by_its_place() {
+        let folder = store("place").folder;
+        let key = |place: &str| {
+            fs::create_dir_all(folder.join(place)).unwrap();
+            fs::write(folder.join(place).join("mod.rs"), "").unwrap();
+            let key = Ingredients::default().with_files(&folder).unwrap().key();
+            fs::remove_dir_all(folder.join(place)).unwrap();
+            key
+        };
+        assert_ne!(key("a"), key("b"));
+        assert_eq!(key("a"), key("a"));
+        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
