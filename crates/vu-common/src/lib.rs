@@ -19,6 +19,10 @@
 //!
 #![doc = include_str!("../README.md")]
 
+// The fields of rings are little-endian (virtio 1.3, section 1.4), and they are used as they lie in memory.
+#[cfg(not(target_endian = "little"))]
+compile_error!("vu-common needs a little-endian host");
+
 mod args;
 mod capabilities;
 mod chain;
