@@ -23,8 +23,9 @@ use crate::ring::{Layout, Ring, RingFault};
 
 /// Chains that one call of a worker may pop, so that no virtqueue starves the others or a stop.
 const TURN: u16 = 512;
-/// Used elements that stay unpublished at most while a worker goes on popping.
-const BATCH: usize = 64;
+/// Used elements that stay unpublished at most while a worker goes on popping: enough that publishing costs
+/// little per request, and few enough that a driver refills the ring while slow requests are still served.
+const BATCH: usize = 16;
 
 type Vring = VringMutex<GuestMemoryAtomic<GuestMemoryMmap>>;
 
