@@ -40,7 +40,8 @@ fn a_batch_is_one_interrupt() {
         let lane = &mut rig.guest.lanes[ECHO];
         lane.queue.call.drain();
         lane.queue.arm();
-        poll_batch(lane, 30);
+        // As many as are published together.
+        poll_batch(lane, 16);
         settle(&bench);
         assert_eq!(lane.queue.call.drain(), 1, "EVENT_IDX {event_idx}");
     }
