@@ -311,3 +311,41 @@ fn sweep(folder: &Path, modules: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{UM, entries, keep};
+    use std::fs;
+
+    #[test]
+    fn a_kept_build_tree_has_what_modules_need_and_no_more() {
+        let folder = std::env::temp_dir().join(format!("vu-kernel-{}", std::process::id()));
+        let build = folder.join("build");
+        for name in ["drivers/i2c", "scripts/dtc"] {
+            fs::create_dir_all(build.join(name)).unwrap();
+        }
+        let kept = ["Module.symvers", "scripts/dtc/dtc", "scripts/dtc/dtc.o"];
+        let swept = [
+            "Makefile",
+            "vmlinux",
+            "drivers/built-in.a",
+            "drivers/i2c/i2c-core.o",
+        ];
+        for name in kept
+            .iter()
+            .chain(&swept)
+            .chain(&["linux", "drivers/i2c/i2c-stub.ko"])
+        {
+            fs::write(build.join(name), "").unwrap();
+        }
+        keep(&UM, &folder, &build).unwrap();
+        assert!(kept.iter().all(|name| build.join(name).is_file()));
+        assert!(swept.iter().all(|name| !build.join(name).exists()));
+        assert_eq!(
+            entries(&folder.join("modules")).unwrap(),
+            [folder.join("modules/i2c-stub.ko")]
+        );
+        assert!(folder.join("linux").is_file() && !build.join("linux").exists());
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
