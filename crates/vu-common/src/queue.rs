@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One virtqueue between its front end (set-up), its worker (pop) and whoever completes its chains.
 //!
-//! [`VringMutex`] holds what the front end has set; [`Ring`] is the running ring. The lock of this file
-//! covers both, so a live ring sees set-up messages only between two requests. Only this file writes the
-//! used ring: pop -> in-flight mark -> ... -> used element -> used index, once per batch -> one interrupt.
+//! [`VringMutex`] holds a ring's base, kick, call and whether it is enabled, [`Layout`] where it lies, and
+//! [`Ring`] is the ring that runs. The lock of this file covers all, so a live ring sees set-up messages
+//! only between two requests. Only this file writes the used ring: pop -> in-flight mark -> ... -> used
+//! element -> used index, once per batch -> one interrupt.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -140,7 +141,6 @@ impl Queue {
     pub(crate) fn set_size(&self, size: u16) -> bool {
         let mut s = self.lock();
         if s.ring.is_none() {
-            s.vring.set_queue_size(size);
             s.layout.size = size;
         }
         s.ring.is_none()
@@ -168,7 +168,6 @@ impl Queue {
 
     pub(crate) fn set_features(&self, event_idx: bool, indirect: bool) {
         let mut s = self.lock();
-        s.vring.set_queue_event_idx(event_idx);
         (s.layout.event_idx, s.layout.indirect) = (event_idx, indirect);
     }
 
@@ -253,7 +252,6 @@ impl Queue {
                 .collect();
         }
         s.signalled = ring.next_used;
-        s.vring.set_queue_ready(true);
         ring.want_kick(true, &self.log);
         s.kicks_off = false;
         s.ring = Some(ring);
@@ -317,7 +315,6 @@ impl Queue {
         if let Some(ring) = s.ring.take() {
             s.vring.set_queue_next_avail(ring.next_avail);
         }
-        s.vring.set_queue_ready(false);
         s.vring.set_kick(None);
         (s.started, s.broken, s.stopping) = (false, false, false);
         s.generation = s.generation.wrapping_add(1);
