@@ -10,7 +10,7 @@ use vu_testkit::frontend::wire::feature;
 use vu_testkit::guest::{ADJACENT, Guest, Lane, NOWHERE, Options};
 use vu_testkit::memory::Region;
 
-use crate::support::{Bench, ECHO, Echo, HELD, Random, Rig, SECOND, echo, place_any};
+use crate::support::{Bench, ECHO, Echo, HELD, Random, Rig, SECOND, echo, hold, place_any};
 
 fn exchange(mut lane: Lane, seed: u64, count: usize) -> Lane {
     let mut random = Random(seed);
@@ -147,15 +147,6 @@ fn source(bytes: std::ops::RangeInclusive<u8>) -> Arc<Region> {
     let page: Vec<u8> = bytes.cycle().take(4096).collect();
     memory.write(0, &page);
     region
-}
-
-fn hold(rig: &mut Rig, count: usize) -> Vec<u32> {
-    let lane = &mut rig.guest.lanes[HELD];
-    let heads = (0..count)
-        .map(|_| u32::from(lane.place_next(&Echo, 40).head))
-        .collect();
-    lane.queue.submit();
-    heads
 }
 
 fn next_used(guest: &mut Guest) -> Used {

@@ -12,17 +12,7 @@ use vu_testkit::frontend::wire::{VERSION, feature, request, u32s, u64s};
 use vu_testkit::guest::{BUFFERS, BUFFERS_SIZE, Options};
 use vu_testkit::memory::{GuestMemory, RegionSpec};
 
-use crate::support::{Bench, Call, DEADLINE, ECHO, Echo, HELD, OnStop, Rig, echo, serve};
-
-/// Makes `count` requests available on the held virtqueue, and waits until the device has them.
-fn hold(rig: &mut Rig, count: usize) -> Vec<u32> {
-    let lane = &mut rig.guest.lanes[HELD];
-    let heads = (0..count)
-        .map(|_| u32::from(lane.place_next(&Echo, 40).head))
-        .collect();
-    lane.queue.submit();
-    heads
-}
+use crate::support::{Bench, Call, DEADLINE, ECHO, Echo, HELD, OnStop, Rig, echo, hold, serve};
 
 fn heads(used: &[Used]) -> Vec<u32> {
     used.iter().map(|used| used.id).collect()

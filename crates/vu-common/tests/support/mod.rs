@@ -444,3 +444,13 @@ impl Drop for Rig {
         }
     }
 }
+
+/// Makes `count` requests available on the held virtqueue, and waits until the device has them.
+pub(crate) fn hold(rig: &mut Rig, count: usize) -> Vec<u32> {
+    let lane = &mut rig.guest.lanes[HELD];
+    let heads = (0..count)
+        .map(|_| u32::from(lane.place_next(&Echo, 40).head))
+        .collect();
+    lane.queue.submit();
+    heads
+}

@@ -142,16 +142,23 @@ pub(super) fn heads_are_marked_while_they_are_served(cx: &mut Cx) -> Result<()> 
     Ok(())
 }
 
-/// A crash forged by hand: five requests of eight were taken, in an order of their own; three more wait in the ring.
-pub(super) fn requests_in_flight_are_resubmitted_in_order(cx: &mut Cx) -> Result<()> {
-    let profile = cx.profile.clone();
+/// A guest that has been served and whose only ring is stopped, so that its region can be forged.
+fn stopped_guest(cx: &Cx) -> Result<Guest> {
+    let profile = &cx.profile;
     if profile.request_queue() != 0 || profile.queues() > 1 {
         return super::context::skip("the layout of a region with several queues is the back end's own");
     }
     let mut guest = tracked_guest(cx, 64)?;
-    guest.lane().burst(&*profile, 40, 16)?;
+    guest.lane().burst(&**profile, 40, 16)?;
     let queue = guest.lane().queue.index;
     guest.front.get_vring_base(queue)?;
+    Ok(guest)
+}
+
+/// A crash forged by hand: five requests of eight were taken, in an order of their own; three more wait in the ring.
+pub(super) fn requests_in_flight_are_resubmitted_in_order(cx: &mut Cx) -> Result<()> {
+    let profile = cx.profile.clone();
+    let mut guest = stopped_guest(cx)?;
     let lane = guest.lane();
     let batch: Vec<_> = (0..8).map(|_| lane.place_next(&*profile, 16)).collect();
     lane.queue.publish();
@@ -187,13 +194,7 @@ pub(super) fn requests_in_flight_are_resubmitted_in_order(cx: &mut Cx) -> Result
 /// A crash between "used.idx" and "inflight = 0": the last batch is not resubmitted.
 pub(super) fn the_last_batch_is_not_resubmitted(cx: &mut Cx) -> Result<()> {
     let profile = cx.profile.clone();
-    if profile.request_queue() != 0 || profile.queues() > 1 {
-        return super::context::skip("the layout of a region with several queues is the back end's own");
-    }
-    let mut guest = tracked_guest(cx, 64)?;
-    guest.lane().burst(&*profile, 40, 16)?;
-    let queue = guest.lane().queue.index;
-    guest.front.get_vring_base(queue)?;
+    let mut guest = stopped_guest(cx)?;
     // Pretend that the region lags two completions behind the used ring.
     let used = guest.lane().queue.used_index();
     let view = View::new(region(&guest), 0)?;

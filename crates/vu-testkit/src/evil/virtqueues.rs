@@ -28,10 +28,15 @@ fn retired(cx: &Cx, harm: impl FnOnce(&mut Guest)) -> Result<()> {
         .front
         .get_features()
         .context("the connection, after the ring broke")?;
+    serves_on_a_sane_ring(cx, guest)
+}
+
+/// The same connection serves again once its broken ring is replaced, and so does the next connection.
+fn serves_on_a_sane_ring(cx: &Cx, mut guest: Guest) -> Result<()> {
     replace_ring(&mut guest)?;
     guest
         .lane()
-        .burst(&*profile, 50, 16)
+        .burst(&*cx.profile, 50, 16)
         .context("on a sane ring, on the same connection")?;
     drop(guest);
     cx.still_serves()
@@ -79,13 +84,7 @@ fn odd_head(cx: &Cx, head: u16) -> Result<()> {
         .context("GET_VRING_BASE after the odd head")?;
     let after = guest.lane().queue.used_index();
     ensure!(after == before, "head {head} does not exist and was returned");
-    replace_ring(&mut guest)?;
-    guest
-        .lane()
-        .burst(&*profile, 50, 16)
-        .context("on a sane ring, on the same connection")?;
-    drop(guest);
-    cx.still_serves()
+    serves_on_a_sane_ring(cx, guest)
 }
 
 pub(crate) fn head_at_the_ring_size(cx: &mut Cx) -> Result<()> {
@@ -117,7 +116,6 @@ pub(crate) fn one_head_many_times(cx: &mut Cx) -> Result<()> {
 
 /// Gives the request queue odd addresses: refusing them is right, taking them and retiring the ring as well.
 fn odd_addresses(cx: &Cx, pick: impl Fn(&Guest) -> [u64; 4]) -> Result<()> {
-    let profile = cx.profile.clone();
     let mut guest = cx.usual_guest()?;
     let index = guest.request_index();
     let queue = guest.lanes[index].queue.index;
@@ -143,13 +141,7 @@ fn odd_addresses(cx: &Cx, pick: impl Fn(&Guest) -> [u64; 4]) -> Result<()> {
         .front
         .get_features()
         .context("the connection, after odd ring addresses")?;
-    replace_ring(&mut guest)?;
-    guest
-        .lane()
-        .burst(&*profile, 50, 16)
-        .context("on a sane ring, on the same connection")?;
-    drop(guest);
-    cx.still_serves()
+    serves_on_a_sane_ring(cx, guest)
 }
 
 /// User addresses of descriptor table, used ring and available ring.
@@ -315,11 +307,5 @@ pub(crate) fn broken_ring_without_an_error_descriptor(cx: &mut Cx) -> Result<()>
         .front
         .get_features()
         .context("the connection, after the ring broke")?;
-    replace_ring(&mut guest)?;
-    guest
-        .lane()
-        .burst(&*profile, 50, 16)
-        .context("on a sane ring, on the same connection")?;
-    drop(guest);
-    cx.still_serves()
+    serves_on_a_sane_ring(cx, guest)
 }
