@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One descriptor chain: walked and checked once when it is popped, owned from then on, answered exactly once.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cursor::{Reader, Writer};
 use crate::memory::{Buffers, GuestSlice, Memory};
 use crate::queue::Queue;
 use crate::ring::Ring;
+use crate::segments::Segments;
 
 const F_NEXT: u16 = 1;
 const F_WRITE: u16 = 2;
@@ -192,7 +194,7 @@ impl<'a> Walk<'a> {
     pub(crate) fn finish(self, memory: Arc<Memory>) -> Parts {
         Parts {
             buffers: Buffers {
-                _memory: memory,
+                memory,
                 slices: self.slices,
                 readable: self.readable,
             },
@@ -271,6 +273,18 @@ impl Chain {
     /// A cursor at the start of the device-writable part.
     pub fn writer(&mut self) -> Writer<'_> {
         Writer::new(&self.parts.buffers, self.parts.writable_len as usize)
+    }
+
+    /// Makes `into` the bytes `range` of the device-readable part; what lies beyond its end is left out.
+    pub fn readable_segments(&self, range: Range<usize>, into: &mut Segments) {
+        let buffers = &self.parts.buffers;
+        into.fill(&buffers.memory, buffers.part(false), range);
+    }
+
+    /// Makes `into` the bytes `range` of the device-writable part; what lies beyond its end is left out.
+    pub fn writable_segments(&self, range: Range<usize>, into: &mut Segments) {
+        let buffers = &self.parts.buffers;
+        into.fill(&buffers.memory, buffers.part(true), range);
     }
 
     /// Gives the chain back to the driver, of whose writable bytes the first `written` are now valid.

@@ -164,7 +164,7 @@ mod tests {
         Buffers {
             slices: pieces.into_iter().map(slice).collect(),
             readable: 3,
-            _memory: memory,
+            memory,
         }
     }
 

@@ -287,7 +287,7 @@ impl GuestSlice {
 /// The buffers of one descriptor chain, readable ones first, with the table that keeps them mapped.
 pub(crate) struct Buffers {
     /// Held so that the slices stay valid.
-    pub(crate) _memory: Arc<Memory>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) slices: Vec<GuestSlice>,
     pub(crate) readable: usize,
 }
