@@ -102,7 +102,10 @@ pub trait Device: Send + Sync + 'static {
         Err(Refused)
     }
 
-    /// Starts the data path of one thread, when the first of its virtqueues starts.
+    /// Starts the data path of one thread, on that thread, when the first of its virtqueues starts.
+    ///
+    /// What belongs to a thread can be set up here: its CPU, or an `io_uring` with a single issuer. The
+    /// session waits for the outcome.
     ///
     /// # Errors
     /// What the host refused; the virtqueues of this thread are then retired.
@@ -128,8 +131,9 @@ pub trait Device: Send + Sync + 'static {
     }
 }
 
-/// The data path of one thread. Owned by that thread, so nothing needs a lock; it must never block.
-pub trait Worker: Send + 'static {
+/// The data path of one thread. Made, used and dropped there, so it needs no lock and need not be [`Send`];
+/// it must never block.
+pub trait Worker: 'static {
     /// Virtqueue `q` was kicked, started, re-enabled or recovered: pop until it is empty, or give back and wait.
     fn queue(&mut self, cx: &mut Cx<'_>, q: usize);
 

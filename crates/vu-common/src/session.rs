@@ -166,22 +166,22 @@ impl<D: Device> Session<D> {
         if self.thread(q).is_some() {
             return Ok(());
         }
-        let start = Start {
-            features: self.features & self.offered(),
-            thread: index,
-            config_change: &self.config_change,
+        let (device, config_change) = (self.device.clone(), self.config_change.clone());
+        let features = self.features & self.offered();
+        let start = move || {
+            device.start(&Start {
+                features,
+                thread: index,
+                config_change: &config_change,
+            })
         };
         let name = format!("{}-{index}", self.spec.name);
         let mine = |queue: &&Arc<Queue>| self.thread_index(queue.index()) == index;
         let queues = self.queues.iter().filter(mine).cloned().collect();
-        let thread = self
-            .device
-            .start(&start)
-            .and_then(|worker| Thread::spawn(name, worker, queues, self.config_change.clone()))
-            .map_err(|e| {
-                log::error!("{}: cannot start: {e}", self.spec.name);
-                RingFault::Device
-            })?;
+        let thread = Thread::spawn(name, queues, self.config_change.clone(), start).map_err(|e| {
+            log::error!("{}: cannot start: {e}", self.spec.name);
+            RingFault::Device
+        })?;
         if let Some(slot) = self.threads.get_mut(index) {
             *slot = Some(thread);
         }

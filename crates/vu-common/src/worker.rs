@@ -228,12 +228,12 @@ pub(crate) struct Thread {
 }
 
 impl Thread {
-    /// Starts a thread that serves `queues` by `worker`.
+    /// Starts a thread that serves `queues` by the worker that `start` makes there.
     pub(crate) fn spawn<W: Worker>(
         name: String,
-        worker: W,
         queues: Vec<Arc<Queue>>,
         config_change: ConfigChange,
+        start: impl FnOnce() -> io::Result<W> + Send + 'static,
     ) -> io::Result<Self> {
         use rustix::event::{EventfdFlags, eventfd};
         let waker = Waker(Arc::new(eventfd(
@@ -243,21 +243,31 @@ impl Thread {
         let poller = Arc::new(Poller::new()?);
         poller.add(waker.0.as_fd(), Events::EPOLLIN, WAKE)?;
         let (commands, receiver) = channel();
-        let looper = Loop {
-            worker,
-            queues,
-            config_change,
-            poller: poller.clone(),
-            waker: waker.clone(),
-            commands: receiver,
-            ready: Vec::new(),
-            timers: Vec::new(),
-            watched: Vec::new(),
-            next_token: FIRST_TOKEN,
+        let (its_poller, its_waker) = (poller.clone(), waker.clone());
+        let (started, outcome) = sync_channel(1);
+        let body = move || {
+            let worker = match start() {
+                Ok(worker) => worker,
+                Err(e) => return drop(started.send(Err(e))),
+            };
+            let looper = Loop {
+                worker,
+                queues,
+                config_change,
+                poller: its_poller,
+                waker: its_waker,
+                commands: receiver,
+                ready: Vec::new(),
+                timers: Vec::new(),
+                watched: Vec::new(),
+                next_token: FIRST_TOKEN,
+            };
+            let _ = started.send(Ok(()));
+            looper.run();
         };
-        let handle = std::thread::Builder::new()
-            .name(name)
-            .spawn(move || looper.run())?;
+        let handle = std::thread::Builder::new().name(name).spawn(body)?;
+        let panicked = |_| Err(io::Error::other("the device panicked"));
+        outcome.recv().unwrap_or_else(panicked)?;
         Ok(Self {
             commands,
             waker,

@@ -4,10 +4,11 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
 use vu_common::{
@@ -184,6 +185,8 @@ impl Device for Bench {
         let (sender, jobs) = channel();
         Ok(Desk {
             thread,
+            home: std::thread::current().id(),
+            _not_send: Rc::default(),
             jobs,
             sender: Some(sender),
             remote: self.remotes[thread].clone(),
@@ -213,6 +216,10 @@ impl Device for Bench {
 /// The worker.
 pub(crate) struct Desk {
     thread: usize,
+    /// Where it was made, and has to stay.
+    home: ThreadId,
+    /// Keeps it from being sent to another thread.
+    _not_send: Rc<()>,
     jobs: Receiver<Job>,
     sender: Option<Sender<Job>>,
     remote: Arc<Remote>,
@@ -224,6 +231,7 @@ pub(crate) struct Desk {
 
 impl Desk {
     fn call(&self, call: Call) {
+        assert_eq!(std::thread::current().id(), self.home);
         // A test that has seen enough has dropped the other end.
         let _ = self.calls.send(call);
     }
