@@ -2,6 +2,7 @@
 //! What a device author writes: [`Device`] (shared, immutable) and [`Worker`] (the data path of one thread).
 
 use std::io;
+use std::time::Duration;
 
 use crate::worker::Cx;
 use crate::worker::{Ready, Token};
@@ -27,6 +28,10 @@ pub struct Spec {
     pub config_changes: bool,
     /// Number of threads; virtqueue `q` is served by thread `q % threads`.
     pub threads: u16,
+    /// Longest time that a thread looks for requests and completions without sleeping; zero for never.
+    ///
+    /// It adapts below this bound: to nothing when the guest is idle or others want the CPU.
+    pub poll: Duration,
     /// What a live migration has to carry.
     pub migration: Migration,
 }
@@ -44,6 +49,7 @@ impl Spec {
             config_len: 0,
             config_changes: false,
             threads: 1,
+            poll: Duration::ZERO,
             migration: Migration::Stateless,
         }
     }
@@ -114,6 +120,10 @@ pub trait Device: Send + Sync + 'static {
     /// The driver reset the device; every worker has been dropped before.
     fn reset(&self) {}
 
+    /// `SIGHUP`: look at the host's side again, as the size of an image. Called on the daemon's main thread,
+    /// whether or not a front end is connected, while the workers go on; it may block shortly.
+    fn hang_up(&self) {}
+
     /// The state beside the rings, for live migration; all virtqueues are stopped.
     ///
     /// # Errors
@@ -139,6 +149,10 @@ pub trait Worker: 'static {
 
     /// A watched file descriptor is ready or a timer ran out.
     fn event(&mut self, _cx: &mut Cx<'_>, _token: Token, _ready: Ready) {}
+
+    /// The thread polls ([`Spec::poll`]): look for completions as far as that needs no system call. Called over
+    /// and over, between `queue` and `event`; what completes its chains here makes the polling go on.
+    fn poll(&mut self, _cx: &mut Cx<'_>) {}
 
     /// Virtqueue `q` stops: complete or give back every chain of it. The session waits until none is left.
     fn stop(&mut self, _cx: &mut Cx<'_>, _q: usize) {}

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -43,11 +43,16 @@ pub(crate) fn serve<D: Device>(
     let ended = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| system("make an event")(e.into()))?;
     let ended = Arc::new(ended);
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
+    // Not to keep them: what a device holds is released when its connection was the last one.
+    let mut served: Vec<Weak<D>> = Vec::new();
     let listening = endpoints.iter().any(|e| matches!(e, Endpoint::Listener(_)));
     for (endpoint, device) in endpoints.into_iter().zip(devices) {
         let (shutdown, ended) = (shutdown.clone(), ended.clone());
+        let device = Arc::new(device);
+        served.push(Arc::downgrade(&device));
         let work = move || {
-            serve_endpoint(endpoint, &Arc::new(device), &shutdown);
+            serve_endpoint(endpoint, &device, &shutdown);
+            drop(device);
             let _ = rustix::io::write(&*ended, &1_u64.to_ne_bytes());
         };
         let thread = std::thread::Builder::new().name("session".into()).spawn(work);
@@ -76,8 +81,16 @@ pub(crate) fn serve<D: Device>(
                 left = left.saturating_sub(u64::from_ne_bytes(count) as usize);
             }
         }
-        if signalled && stops(signals.wait().map_err(system("read a signal"))?, &shutdown) {
-            return Ok(());
+        if !signalled {
+            continue;
+        }
+        match signals.wait().map_err(system("read a signal"))? {
+            Signal::HangUp => served
+                .iter()
+                .filter_map(Weak::upgrade)
+                .for_each(|device| device.hang_up()),
+            Signal::Terminate | Signal::Interrupt if stop(&shutdown) => return Ok(()),
+            Signal::Terminate | Signal::Interrupt => {}
         }
     }
     for thread in threads {
@@ -88,11 +101,8 @@ pub(crate) fn serve<D: Device>(
     Ok(())
 }
 
-/// What a signal means. True if nothing is to be waited for any more.
-fn stops(signal: Signal, shutdown: &Shutdown) -> bool {
-    if signal == Signal::HangUp {
-        return false;
-    }
+/// Asks all to end. True if nothing is to be waited for any more.
+fn stop(shutdown: &Shutdown) -> bool {
     if shutdown.asked() {
         log::warn!("asked to stop twice: leaving at once");
         return true;
@@ -129,5 +139,63 @@ fn listen<D: Device>(listener: &Listener, device: &Arc<D>, shutdown: &Shutdown) 
                 shutdown.pause();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::serve;
+    use crate::device::{Device, Spec, Start, Worker};
+    use crate::signal::{Signals, tests::raise};
+    use crate::socket::Endpoint;
+    use crate::worker::Cx;
+    use std::io;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Hangs up its front end, too, which ends the daemon.
+    struct Told {
+        times: Arc<AtomicUsize>,
+        front_end: UnixStream,
+    }
+
+    impl Worker for () {
+        fn queue(&mut self, _cx: &mut Cx<'_>, _q: usize) {}
+    }
+
+    impl Device for Told {
+        type Worker = ();
+
+        fn spec(&self) -> Spec {
+            Spec::new("told", 1, 1)
+        }
+
+        fn start(&self, _start: &Start<'_>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn hang_up(&self) {
+            self.times.fetch_add(1, Ordering::SeqCst);
+            self.front_end.shutdown(std::net::Shutdown::Both).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_hang_up_reaches_each_device_and_ends_nothing() {
+        let signals = Signals::block().unwrap();
+        let times = Arc::<AtomicUsize>::default();
+        let connected = || {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let told = Told {
+                times: times.clone(),
+                front_end: ours,
+            };
+            (Endpoint::Connected(theirs), told)
+        };
+        let (endpoints, devices) = [connected(), connected()].into_iter().unzip();
+        raise(libc::SIGHUP);
+        serve(endpoints, devices, &signals).unwrap();
+        assert_eq!(times.load(Ordering::SeqCst), 2);
     }
 }

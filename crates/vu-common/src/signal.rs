@@ -22,7 +22,7 @@ pub(crate) enum Signal {
     Terminate,
     /// `SIGINT`: Ctrl-C; the same as [`Signal::Terminate`].
     Interrupt,
-    /// `SIGHUP`: nothing to reload yet.
+    /// `SIGHUP`: look at the host's side again ([`Device::hang_up`](crate::Device::hang_up)).
     HangUp,
 }
 
@@ -88,7 +88,7 @@ impl AsFd for Signals {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::os::fd::AsFd;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -96,7 +96,7 @@ mod tests {
     use super::{Signal, Signals};
 
     /// Sends `number` to this thread alone: the other threads of the test run have not blocked it.
-    fn raise(number: i32) {
+    pub(crate) fn raise(number: i32) {
         // SAFETY: raise(3) takes any number and touches no memory; `Signals` has blocked this one.
         assert_eq!(unsafe { libc::raise(number) }, 0);
     }
