@@ -3,7 +3,8 @@
 
 use crate::task::Task;
 
+mod blk;
 mod rng;
 
 /// Every device's task by the device's name.
-pub(crate) const ALL: &[(&str, Task)] = &[("rng", rng::run)];
+pub(crate) const ALL: &[(&str, Task)] = &[("blk", blk::run), ("rng", rng::run)];
