@@ -13,6 +13,8 @@ const LISTED: &[&str] = &[
     "crates/vu-common/src/sigbus.rs",
     "crates/vu-common/src/signal.rs",
     "crates/vu-common/src/socket.rs",
+    "crates/vu-storage/src/file/sys.rs",
+    "crates/vu-storage/src/file/uring.rs",
     "crates/vu-testkit/src/memory.rs",
 ];
 
