@@ -34,7 +34,7 @@ unsafe impl Sync for Own {}
 
 impl Drop for Own {
     fn drop(&mut self) {
-        // SAFETY: made by `Box::into_raw` in `Segments::from`, and freed only here.
+        // SAFETY: made by `Box::into_raw` in `Segments::of_ranges`, and freed only here.
         drop(unsafe { Box::from_raw(self.0) });
     }
 }
@@ -64,19 +64,29 @@ impl std::fmt::Debug for Segments {
 impl From<Vec<u8>> for Segments {
     /// Memory of our own; [`copy_to`](Self::copy_to) reads what an engine put there.
     fn from(bytes: Vec<u8>) -> Self {
-        let len = bytes.len();
-        let raw = Box::into_raw(bytes.into_boxed_slice());
-        let own = Arc::new(Own(raw));
-        let mut segments = Self::default();
-        if len > 0 {
-            segments.push(raw.cast(), len);
-        }
-        segments.keep = Some(Keep::Own { _bytes: own });
-        segments
+        let all = 0..bytes.len();
+        Self::of_ranges(bytes, std::slice::from_ref(&all))
     }
 }
 
 impl Segments {
+    /// Memory of our own, of which `ranges` are the pieces, in this order. What lies beyond its end is left out.
+    pub fn of_ranges(bytes: Vec<u8>, ranges: &[Range<usize>]) -> Self {
+        let len = bytes.len();
+        let raw = Box::into_raw(bytes.into_boxed_slice());
+        let own = Arc::new(Own(raw));
+        let mut segments = Self::default();
+        for range in ranges {
+            let end = range.end.min(len);
+            if range.start < end {
+                let base = raw.cast::<u8>().wrapping_add(range.start);
+                segments.push(base, end.wrapping_sub(range.start));
+            }
+        }
+        segments.keep = Some(Keep::Own { _bytes: own });
+        segments
+    }
+
     /// Bytes in all pieces.
     pub fn len(&self) -> usize {
         self.len
@@ -253,5 +263,13 @@ mod tests {
         assert_eq!(bytes, [1, 5, 6]);
         assert!(own.is_aligned(1) && !own.is_aligned(2));
         assert!(Segments::from(Vec::new()).iovecs().is_empty());
+    }
+
+    #[test]
+    fn own_memory_may_be_in_pieces_in_any_order() {
+        let own = Segments::of_ranges(vec![1, 2, 3, 4], &[3..9, 0..2, 2..2, 7..8]);
+        let mut bytes = [0; 4];
+        assert_eq!((own.copy_to(0, &mut bytes), bytes), (3, [4, 1, 2, 0]));
+        assert_eq!(own.iovecs().len(), 2);
     }
 }
