@@ -217,7 +217,13 @@ impl Lane {
             done += len;
         }
         let result = profile.check(&pending.request, used.len, &answer);
-        result.map_err(|text| anyhow::anyhow!("wrong answer to {:?}: {text}", pending.request))
+        result.map_err(|text| {
+            let Request { readable, writable } = &pending.request;
+            let (len, first) = (readable.len(), &readable[..readable.len().min(16)]);
+            anyhow::anyhow!(
+                "wrong answer to {len} readable bytes {first:x?}.. and {writable} writable: {text}"
+            )
+        })
     }
 
     /// The end of a wait that starts now.
@@ -448,6 +454,31 @@ impl Guest {
     #[must_use]
     pub fn request_index(&self) -> usize {
         self.request_queue
+    }
+
+    /// Does something with several lanes at once, each in a thread of its own; gives the first error.
+    ///
+    /// # Errors
+    /// What went wrong in a thread.
+    pub fn in_parallel(
+        &mut self,
+        lanes: std::ops::Range<u16>,
+        act: impl Fn(&mut Lane) -> anyhow::Result<()> + Sync,
+    ) -> anyhow::Result<()> {
+        let lanes = &mut self.lanes[usize::from(lanes.start)..usize::from(lanes.end)];
+        let act = &act;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = lanes
+                .iter_mut()
+                .map(|lane| scope.spawn(move || act(lane)))
+                .collect();
+            let results = threads.into_iter().enumerate();
+            let mut results = results.map(|(index, thread)| match thread.join() {
+                Ok(result) => result.with_context(|| format!("queue {index} of those at work")),
+                Err(panic) => bail!("a thread panicked: {:?}", panic.downcast_ref::<String>()),
+            });
+            results.find(Result::is_err).unwrap_or(Ok(()))
+        })
     }
 
     /// Takes the lane that takes requests out of the guest, for a thread.

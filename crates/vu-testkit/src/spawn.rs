@@ -19,7 +19,8 @@ use anyhow::{Context, bail, ensure};
 const LOG_LINES: usize = 60;
 
 /// How to start a daemon. In each argument `{socket}` stands for the socket's path, and `{stem}` for the path without
-/// its last character, which is `0`: for daemons that append an index to what they are told.
+/// its last character, which is `0`: for daemons that append an index to what they are told. `{storage}` stands for the
+/// file behind the device.
 #[derive(Clone, Debug)]
 pub struct Launch {
     /// The program.
@@ -63,6 +64,21 @@ impl Launch {
     pub fn with(&self, more: &[&str]) -> Self {
         let mut launch = self.clone();
         launch.args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        launch
+    }
+
+    /// The same on the given file.
+    #[must_use]
+    pub fn on(&self, storage: Option<&Path>) -> Self {
+        let mut launch = self.clone();
+        if let Some(path) = storage {
+            let path = path.to_string_lossy();
+            launch.args = launch
+                .args
+                .iter()
+                .map(|arg| arg.replace("{storage}", &path))
+                .collect();
+        }
         launch
     }
 
@@ -241,6 +257,11 @@ impl Process {
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Sends SIGHUP, by which our daemons look at their files anew.
+    pub fn hang_up(&self) {
+        self.signal(rustix::process::Signal::HUP);
     }
 
     /// Kills it, as a crash would, and waits for its end.

@@ -24,10 +24,10 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["daemon", "compare"])]
     socket: Option<PathBuf>,
     /// Command that starts a daemon, once per case; {socket} is the path to listen on, {stem} the path without the
-    /// final 0 that some daemons append themselves
+    /// final 0 that some daemons append themselves, {storage} the file behind the device
     #[arg(long, conflicts_with = "compare")]
     daemon: Option<String>,
-    /// Test our daemon and the one of rust-vmm, and print both results
+    /// Test our daemon and a peer (qemu-storage-daemon for blk, else the one of rust-vmm), and print both results
     #[arg(long)]
     compare: bool,
     /// Only cases whose name contains this
@@ -69,10 +69,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
         }
         return Ok(());
     }
-    let profile: Arc<dyn Profile> = devices::by_name(&args.device).context("unknown device")?.into();
     let mut columns = Vec::new();
     for one in runs(&args)? {
-        let results = run_table(&one, &cases, &profile, &args);
+        let results = run_table(&one, &cases, &args)?;
         columns.push((one.title.to_owned(), results));
     }
     if args.markdown || args.compare {
@@ -122,12 +121,16 @@ fn runs(args: &Args) -> Result<Vec<Run<'static>>> {
     }
     let mut runs = vec![spawned("ours", peer::ours(&args.device)?)];
     if args.compare {
-        runs.push(spawned("rust-vmm", peer::rust_vmm(&args.device)?));
+        let (title, launch) = peer::other(&args.device)?;
+        runs.push(spawned(title, launch));
     }
     Ok(runs)
 }
 
-fn run_table(run: &Run<'_>, cases: &[&'static Case], profile: &Arc<dyn Profile>, args: &Args) -> Results {
+fn run_table(run: &Run<'_>, cases: &[&'static Case], args: &Args) -> Result<Results> {
+    // One profile per case: cases run at once, and a profile may bring storage along.
+    let profile = || -> Option<Arc<dyn Profile>> { Some(devices::by_name(&args.device)?.into()) };
+    profile().context("unknown device")?;
     let settings = Settings {
         deadline: Duration::from_secs(args.deadline),
         idle: Duration::from_secs(args.idle),
@@ -141,7 +144,8 @@ fn run_table(run: &Run<'_>, cases: &[&'static Case], profile: &Arc<dyn Profile>,
         for _ in 0..run.jobs.max(1) {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    let outcome = case.run(profile, &run.subject, &settings);
+                    let profile = profile().expect("it is known");
+                    let outcome = case.run(&profile, &run.subject, &settings);
                     print_outcome(run.title, case, &outcome);
                     let position = cases
                         .iter()
@@ -166,7 +170,7 @@ fn run_table(run: &Run<'_>, cases: &[&'static Case], profile: &Arc<dyn Profile>,
         count(|outcome| matches!(outcome, Outcome::Skipped(_))),
         began.elapsed().as_secs_f32(),
     );
-    results
+    Ok(results)
 }
 
 fn print_outcome(title: &str, case: &Case, outcome: &Outcome) {

@@ -23,7 +23,28 @@ pub(crate) fn build_ours(device: &str) -> Result<PathBuf> {
 /// How our daemon is started.
 pub(crate) fn ours(device: &str) -> Result<Launch> {
     let program = build_ours(device)?;
-    Ok(Launch::ours(&program.to_string_lossy(), &[]))
+    let args: &[&str] = if device == "blk" {
+        vu_testkit::devices::blk::ARGS
+    } else {
+        &[]
+    };
+    Ok(Launch::ours(&program.to_string_lossy(), args))
+}
+
+/// The title of the peer to compare ours with, and how it is started.
+pub(crate) fn other(device: &str) -> Result<(&'static str, Launch)> {
+    Ok(match device {
+        "blk" => ("qemu-storage-daemon", qemu_storage_daemon()?),
+        _ => ("rust-vmm", rust_vmm(device)?),
+    })
+}
+
+/// QEMU's storage daemon, as the system has it, on a raw file.
+fn qemu_storage_daemon() -> Result<Launch> {
+    Launch::parse(
+        "qemu-storage-daemon --blockdev driver=file,node-name=disk,filename={storage},locking=off,discard=unmap \
+         --export type=vhost-user-blk,id=export,addr.type=unix,addr.path={socket},node-name=disk,writable=on,num-queues=4",
+    )
 }
 
 /// Installs the daemon of rust-vmm for `device` into the lab's cache, once; gives how it is started. It appends an

@@ -51,7 +51,9 @@ impl Cx {
     /// Starts or finds the back end.
     pub(super) fn new(profile: Arc<dyn Profile>, subject: &Subject, settings: Settings) -> Result<Self> {
         let target = match subject {
-            Subject::Spawned(launch) => Target::Spawned(Box::new(Daemon::spawn(launch)?)),
+            Subject::Spawned(launch) => {
+                Target::Spawned(Box::new(Daemon::spawn(&launch.on(profile.storage().as_deref()))?))
+            }
             Subject::Listening(path) => Target::Listening(path.clone()),
         };
         let mut cx = Self {
@@ -75,6 +77,7 @@ impl Cx {
 
     /// Starts another daemon, or the same one otherwise, in place of this.
     pub(crate) fn respawn_as(&mut self, launch: &Launch) -> Result<()> {
+        self.daemon()?.process().kill()?;
         let daemon = Daemon::spawn(launch)?;
         self.pid = Some(daemon.pid());
         self.target = Target::Spawned(Box::new(daemon));

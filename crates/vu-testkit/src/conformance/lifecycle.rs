@@ -60,7 +60,7 @@ pub(super) fn stopping_drains_and_restarting_continues(cx: &mut Cx) -> Result<()
 
 pub(super) fn stopping_with_requests_in_flight_is_prompt(cx: &mut Cx) -> Result<()> {
     let profile = cx.profile.clone();
-    let Some(args) = profile.slow_args() else {
+    let Some(args) = profile.slow_args(cx.daemon()?.launch()) else {
         return skip("the device has no way to be slow");
     };
     cx.respawn(args)?;

@@ -24,6 +24,7 @@ mod lifecycle;
 mod limits;
 mod manners;
 mod migration;
+mod queues;
 mod regions;
 mod rings;
 mod table;

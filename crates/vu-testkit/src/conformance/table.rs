@@ -106,6 +106,12 @@ macro_rules! conformance_table {
                 Spec a_killed_slow_daemon_resumes_what_it_held;
                 Robust a_senseless_region_does_no_harm;
             }
+            queues {
+                Spec all_are_served_at_once;
+                Spec stopping_one_does_not_disturb_another;
+                Spec a_broken_one_does_not_disturb_another;
+                Spec a_killed_daemon_loses_and_repeats_nothing_on_any;
+            }
             migration {
                 Spec each_written_page_is_marked;
                 Spec each_page_of_the_used_ring_is_marked;

@@ -2,12 +2,16 @@
 //! Device profiles: all that the table needs to know of a device. One file per device.
 
 use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
 
 use crate::chains::Request;
-use crate::spawn::Daemon;
+use crate::spawn::{Daemon, Launch};
 
+pub mod blk;
 mod rng;
 
+pub use blk::{Blk, blk};
 pub use rng::{Rng, rng};
 
 /// A device seen from the driver: how to ask it something, and how to check what it answers.
@@ -28,6 +32,16 @@ pub trait Profile: fmt::Debug + Send + Sync {
         0
     }
 
+    /// The queues that take [`Profile::request`], where there are several.
+    fn request_queues(&self) -> Range<u16> {
+        self.request_queue()..self.request_queue() + 1
+    }
+
+    /// Whether the device answers in the order of the requests; one that waits for several things at once does not.
+    fn in_order(&self) -> bool {
+        true
+    }
+
     /// Queues whose (writable) buffers the device keeps until something happens.
     fn parked(&self) -> &'static [u16] {
         &[]
@@ -43,6 +57,11 @@ pub trait Profile: fmt::Debug + Send + Sync {
         0
     }
 
+    /// The file behind the device, if it needs one; it exists for as long as the profile does.
+    fn storage(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// A well-formed request. `number` counts requests, so that a profile can vary them; `size` is the wanted amount
     /// of payload in bytes, which the profile rounds to what its requests allow.
     fn request(&self, number: u64, size: usize) -> Request;
@@ -55,7 +74,7 @@ pub trait Profile: fmt::Debug + Send + Sync {
     fn check(&self, request: &Request, used: u32, answer: &[u8]) -> Result<(), String>;
 
     /// Arguments that make the daemon so slow that requests stay in flight, if it has such.
-    fn slow_args(&self) -> Option<&'static [&'static str]> {
+    fn slow_args(&self, _launch: &Launch) -> Option<&'static [&'static str]> {
         None
     }
 
@@ -77,10 +96,11 @@ pub const FILL: u8 = 0xa5;
 #[must_use]
 pub fn by_name(name: &str) -> Option<Box<dyn Profile>> {
     match name {
+        "blk" => Some(Box::new(blk())),
         "rng" => Some(Box::new(rng())),
         _ => None,
     }
 }
 
 /// The names that [`by_name`] knows.
-pub const NAMES: &[&str] = &["rng"];
+pub const NAMES: &[&str] = &["blk", "rng"];

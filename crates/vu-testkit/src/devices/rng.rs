@@ -3,6 +3,7 @@
 
 use super::{FILL, Profile};
 use crate::chains::Request;
+use crate::spawn::Launch;
 
 /// The profile of the entropy device.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +64,7 @@ impl Profile for Rng {
         Ok(())
     }
 
-    fn slow_args(&self) -> Option<&'static [&'static str]> {
+    fn slow_args(&self, _launch: &Launch) -> Option<&'static [&'static str]> {
         Some(&["--max-bytes", "64", "--period", "60000"])
     }
 

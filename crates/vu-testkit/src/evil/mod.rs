@@ -62,7 +62,7 @@ fn chain_for(cx: &Cx, options: Options, fate: Fate, build: impl FnOnce(&mut Lane
 }
 
 /// Stops a queue whose ring is beyond repair, and starts it on a sane one, on the same connection.
-fn replace_ring(guest: &mut Guest) -> Result<()> {
+pub(crate) fn replace_ring(guest: &mut Guest) -> Result<()> {
     let index = guest.request_index();
     let (queue, size) = (guest.lanes[index].queue.index, guest.lanes[index].queue.size);
     guest
