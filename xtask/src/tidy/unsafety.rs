@@ -16,8 +16,8 @@ const LISTED: &[&str] = &[
     "crates/vu-storage/src/file/sys.rs",
     "crates/vu-storage/src/file/uring.rs",
     "crates/vu-testkit/src/memory.rs",
-    "tests/bench/src/buffers.rs",
     "crates/vu-testkit/src/page_cache.rs",
+    "tests/bench/src/buffers.rs",
 ];
 
 pub(super) fn check(sources: &[Source], findings: &mut Vec<Finding>) {
