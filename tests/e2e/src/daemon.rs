@@ -61,10 +61,14 @@ pub fn build(name: &str, profile: Profile) -> Result<PathBuf> {
         .with_context(|| format!("cargo build --package {name}: no program"))
 }
 
+/// What a daemon says when a front end may connect.
+const LISTENS: &str = "Waiting for vhost-user socket connection...\n";
+
 /// A running daemon. Killed when dropped.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
+    launch: Launch,
     socket: PathBuf,
     log: PathBuf,
 }
@@ -75,19 +79,33 @@ impl Daemon {
     /// # Errors
     /// When it ends instead, with its log.
     pub fn start(program: &Path, args: &[&str], scratch: &Scratch) -> Result<Self> {
-        let socket = Self::socket_in(scratch);
-        let log = scratch.path("daemon.log");
-        let output = File::options().create(true).append(true).open(&log)?;
-        let child = Self::launch(program, args, &socket)
-            .command()
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .spawn()
-            .with_context(|| program.display().to_string())?;
-        let mut daemon = Self { child, socket, log };
-        daemon.wait_for_socket()?;
-        Ok(daemon)
+        Self::start_at(program, args, &Self::socket_in(scratch))
+    }
+
+    /// As [`Daemon::start`], at `socket`, which ends in `.sock`; its log lies beside it.
+    ///
+    /// # Errors
+    /// When it ends instead, with its log.
+    pub fn start_at(program: &Path, args: &[&str], socket: &Path) -> Result<Self> {
+        let launch = Self::launch(program, args, socket);
+        let log = socket.with_extension("log");
+        Ok(Self {
+            child: spawn(&launch, &log)?,
+            launch,
+            socket: socket.to_owned(),
+            log,
+        })
+    }
+
+    /// Kills it without warning and starts it again at the same socket, which the killed one has left behind.
+    ///
+    /// # Errors
+    /// When the new one ends instead of listening, with its log.
+    pub fn kill_and_restart(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = spawn(&self.launch, &self.log)?;
+        Ok(())
     }
 
     /// Where a daemon that is started in `scratch` listens.
@@ -102,23 +120,6 @@ impl Daemon {
             .args(args.iter().copied())
     }
 
-    fn wait_for_socket(&mut self) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
-        while !self.socket.exists() {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the daemon ended at once: {status}\n{}", self.log());
-            }
-            ensure!(
-                Instant::now() < end,
-                "no socket after {} s\n{}",
-                PATIENCE.as_secs(),
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
-    }
-
     /// The socket.
     pub fn socket(&self) -> &Path {
         &self.socket
@@ -127,6 +128,31 @@ impl Daemon {
     /// What the daemon has said so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until the log has `text`.
+    ///
+    /// # Errors
+    /// When it does not come, with the log.
+    pub fn wait_for_log(&self, text: &str) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            let log = self.log();
+            ensure!(
+                Instant::now() < end,
+                "the daemon does not say {text:?}, but:\n{log}"
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), signal).with_context(|| format!("{signal:?}"))
     }
 
     /// Whether it still runs.
@@ -142,7 +168,7 @@ impl Daemon {
     /// # Errors
     /// When it does not end.
     pub fn terminate(mut self) -> Result<ExitStatus> {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).context("SIGTERM")?;
+        self.signal(Signal::TERM)?;
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -165,6 +191,42 @@ impl Drop for Daemon {
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("the daemon said:\n{}", self.log());
+        }
+    }
+}
+
+/// Starts a daemon and waits until it listens.
+fn spawn(launch: &Launch, log: &Path) -> Result<Child> {
+    let output = File::options().create(true).append(true).open(log)?;
+    // What an earlier one has said does not count.
+    let before = usize::try_from(output.metadata()?.len())?;
+    let mut command = launch.command();
+    command
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output);
+    let mut child = command
+        .spawn()
+        .with_context(|| command.get_program().display().to_string())?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        if text.get(before..).is_some_and(|text| text.contains(LISTENS)) {
+            return Ok(child);
+        }
+        let status = child.try_wait()?;
+        if status.is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+            continue;
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        match status {
+            Some(status) => bail!("the daemon ended at once: {status}\n{text}"),
+            None => bail!(
+                "the daemon does not listen after {} s\n{text}",
+                PATIENCE.as_secs()
+            ),
         }
     }
 }

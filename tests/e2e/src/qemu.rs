@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! QEMU: the line that boots a guest with vhost-user devices, and QMP to steer it.
+//! QEMU: the line that boots a guest with vhost-user devices.
 
 use crate::artifacts::{Accel, Boot};
 use crate::guest::{Guest, Script};
 use crate::launch::Launch;
 use crate::scratch::Scratch;
-use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 /// How much memory a guest has.
 const SIZE: &str = "256M";
+
+/// How soon QEMU tries again where a daemon has gone.
+const RECONNECT: &str = ",reconnect-ms=50";
 
 /// How the guest's memory is shared with the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +102,9 @@ pub struct Qemu {
     reboots: bool,
     interactive: bool,
     qmp: Option<PathBuf>,
+    cpus: u8,
+    reconnects: bool,
+    incoming: Option<PathBuf>,
 }
 
 impl Qemu {
@@ -119,6 +121,9 @@ impl Qemu {
             reboots: false,
             interactive: false,
             qmp: None,
+            cpus: 1,
+            reconnects: false,
+            incoming: None,
         }
     }
 
@@ -171,7 +176,28 @@ impl Qemu {
         self
     }
 
-    /// Listens for [`Qmp`] at `socket`.
+    /// More CPUs than one.
+    #[must_use]
+    pub fn cpus(mut self, cpus: u8) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// Has it connect again to a daemon that has gone.
+    #[must_use]
+    pub fn reconnects(mut self) -> Self {
+        self.reconnects = true;
+        self
+    }
+
+    /// Waits at `socket` for a machine that migrates, instead of booting. What it is made of must be the same.
+    #[must_use]
+    pub fn incoming(mut self, socket: &Path) -> Self {
+        self.incoming = Some(socket.to_owned());
+        self
+    }
+
+    /// Listens for [`Qmp`](crate::qmp::Qmp) at `socket`.
     #[must_use]
     pub fn qmp(mut self, socket: &Path) -> Self {
         self.qmp = Some(socket.to_owned());
@@ -201,17 +227,20 @@ impl Qemu {
             .option("-machine", self.machine.options())
             .option("-accel", self.accel.name())
             .option("-m", SIZE)
+            .option("-smp", &self.cpus.to_string())
             .option("-object", &self.memory.object(folder))
             .option("-kernel", &self.boot.kernel.display().to_string())
             .option("-initrd", &self.boot.initramfs.display().to_string())
             .option("-append", line.trim_end());
+        let reconnect = if self.reconnects { RECONNECT } else { "" };
         for (i, (device, socket)) in self.devices.iter().enumerate() {
+            let path = socket.display();
             launch = launch
-                .option(
-                    "-chardev",
-                    &format!("socket,id=vhost{i},path={}", socket.display()),
-                )
+                .option("-chardev", &format!("socket,id=vhost{i},path={path}{reconnect}"))
                 .option("-device", &format!("{device},chardev=vhost{i}"));
+        }
+        if let Some(socket) = &self.incoming {
+            launch = launch.option("-incoming", &format!("unix:{}", socket.display()));
         }
         if let Some(socket) = &self.qmp {
             launch = launch.option("-qmp", &format!("unix:{},server=on,wait=off", socket.display()));
@@ -221,51 +250,5 @@ impl Qemu {
         } else {
             launch.args(["-no-reboot"])
         }
-    }
-}
-
-/// A connection to QEMU's machine protocol.
-#[derive(Debug)]
-pub struct Qmp {
-    stream: BufReader<UnixStream>,
-}
-
-impl Qmp {
-    /// Connects to a running QEMU.
-    ///
-    /// # Errors
-    /// When nothing answers as QEMU does.
-    pub fn connect(socket: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket).with_context(|| socket.display().to_string())?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        let mut qmp = Self {
-            stream: BufReader::new(stream),
-        };
-        qmp.read()?;
-        qmp.execute("qmp_capabilities")?;
-        Ok(qmp)
-    }
-
-    /// Executes a command without arguments: `system_reset`, `system_powerdown`, `quit`, ...
-    ///
-    /// # Errors
-    /// When QEMU refuses it or is gone.
-    pub fn execute(&mut self, command: &str) -> Result<Value> {
-        writeln!(self.stream.get_ref(), "{}", json!({ "execute": command })).context("QMP")?;
-        loop {
-            let mut answer = self.read()?;
-            if answer.get("error").is_some() {
-                bail!("QMP {command}: {}", answer["error"]["desc"]);
-            }
-            if answer.get("return").is_some() {
-                return Ok(answer["return"].take());
-            }
-        }
-    }
-
-    fn read(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).context("QMP")?;
-        serde_json::from_str(&line).with_context(|| format!("QMP: {line:?}"))
     }
 }

@@ -32,8 +32,8 @@ const DRIVERS: [&str; 12] = [
     "virtio_snd",
     "virtio_gpu",
 ];
-/// What makes input devices visible to programs.
-const HELPERS: [&str; 1] = ["evdev"];
+/// What makes input devices and disks useful to programs.
+const HELPERS: [&str; 2] = ["evdev", "ext4"];
 
 impl Lab {
     /// Debian's stock kernel, with an initramfs that holds its virtio modules.

@@ -16,6 +16,15 @@ pub fn installed(program: &str) -> bool {
         .any(|dir: PathBuf| dir.join(program).is_file())
 }
 
+/// The command of a program that [`installed`] may have found where only root looks.
+pub fn command(program: &str) -> Command {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    let mut command = Command::new(program);
+    command.env("PATH", path);
+    command
+}
+
 /// Sees to it that each tool is there. `tools` are pairs of a program (or the path of a
 /// file) and the Debian package that has it.
 ///

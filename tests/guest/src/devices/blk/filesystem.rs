@@ -19,7 +19,11 @@ const FOLDER: &str = "/run/disk";
 /// Makes one.
 pub(super) fn make(options: &Options) -> anyhow::Result<Value> {
     let disk = Disk::find(options)?;
-    tool("mke2fs", &["-F", &disk.node().display().to_string()])?;
+    // Blocks of 1 KiB, which small disks would get, are smaller than the disk's own may be.
+    tool(
+        "mke2fs",
+        &["-F", "-b", "4096", &disk.node().display().to_string()],
+    )?;
     Ok(Value::Null)
 }
 

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Nothing is lost while daemons are killed and machines move, under writers that verify what they have written.
+
+use super::{Bench, Disk, MIB, PCI, bare_qemu, pattern, program};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::path::PathBuf;
+use vu_e2e::artifacts::Lab;
+use vu_e2e::daemon::Daemon;
+use vu_e2e::guest::Guest;
+use vu_e2e::image::Image;
+use vu_e2e::qmp::Qmp;
+use vu_e2e::scratch::Scratch;
+
+/// Writes that must follow upon each blow before the next one falls.
+const WRITES: u64 = 200;
+
+/// Writers in a guest.
+pub(crate) struct Load {
+    writes: u64,
+}
+
+impl Load {
+    /// Starts them.
+    pub(crate) fn start(guest: &mut Guest) -> Result<Self> {
+        guest.say("blk,do=load,timeout=170")?;
+        Ok(Self { writes: 0 })
+    }
+
+    /// Waits until there are [`WRITES`] more.
+    pub(crate) fn goes_on(&mut self, guest: &mut Guest) -> Result<()> {
+        let wanted = self.writes + WRITES;
+        while self.writes < wanted {
+            let event = guest.event("load")?;
+            check(&event)?;
+            self.writes = event["writes"].as_u64().context("load without writes")?;
+        }
+        Ok(())
+    }
+}
+
+/// Stops the load, and checks what it found and what has come to the image.
+pub(crate) fn stop(guest: &mut Guest, image: &Image) -> Result<()> {
+    guest.say("stop")?;
+    let found = guest.result("blk")?;
+    check(&found)?;
+    let data = std::fs::read(image.path())?;
+    let whole = |block: &[u8]| {
+        let what = pattern::describe(block);
+        what == "zero" || what.starts_with("the block of ")
+    };
+    let blocks = data
+        .chunks_exact(pattern::BLOCK)
+        .take(usize::try_from(16 * MIB)? / pattern::BLOCK);
+    for (number, block) in blocks.enumerate() {
+        ensure!(
+            whole(block),
+            "block {number} of the image is {}",
+            pattern::describe(block)
+        );
+    }
+    Ok(())
+}
+
+/// Nothing went wrong so far.
+fn check(load: &Value) -> Result<()> {
+    ensure!(load["mismatches"] == 0 && load["errors"] == 0, "{load}");
+    Ok(())
+}
+
+/// Kills the daemon under load, `times`, and starts it again.
+fn kill(times: usize, image: &Image, scratch: &Scratch, args: &[&str]) -> Result<()> {
+    let mut bench = Bench::on(image, scratch, args)?;
+    let mut guest = bench.boot(&bench.qemu()?.reconnects())?;
+    let mut load = Load::start(&mut guest)?;
+    for _ in 0..times {
+        load.goes_on(&mut guest)?;
+        bench.daemon.kill_and_restart()?;
+    }
+    load.goes_on(&mut guest)?;
+    stop(&mut guest, image)?;
+    guest.power_off()?;
+    bench.close().map(drop)
+}
+
+#[test]
+fn daemon_is_killed_20_times_under_load() -> Result<()> {
+    Scratch::scope(|scratch| {
+        let image = Image::raw(scratch.path("disk"), 64 * MIB)?;
+        kill(20, &image, scratch, &[])
+    })
+}
+
+/// Where a machine is on its way: a QEMU and a daemon of its own.
+struct Stage {
+    guest: Guest,
+    daemon: Daemon,
+    monitor: PathBuf,
+    incoming: PathBuf,
+}
+
+impl Stage {
+    /// The `number`th; all but the first wait for the machine.
+    fn start(number: usize, lab: &Lab, image: &Image, scratch: &Scratch) -> Result<Self> {
+        let place = |end: &str| scratch.path(&format!("{number}.{end}"));
+        let args = ["--blk-file", image.as_str()?, "--lock", "off"];
+        let daemon = Daemon::start_at(program(), &args, &place("sock"))?;
+        let (monitor, incoming) = (place("qmp"), place("in"));
+        let qemu = bare_qemu(lab)?.device(PCI, daemon.socket()).qmp(&monitor);
+        let qemu = if number == 0 {
+            qemu
+        } else {
+            qemu.incoming(&incoming)
+        };
+        Ok(Self {
+            guest: qemu.start(scratch)?,
+            daemon,
+            monitor,
+            incoming,
+        })
+    }
+
+    /// Moves the machine to another stage, and closes this one.
+    fn leave_for(self, there: &Self) -> Result<()> {
+        let mut arrival = Qmp::connect(&there.monitor)?;
+        Qmp::connect(&self.monitor)?.migrate(&there.incoming)?;
+        arrival.event("RESUME")?;
+        self.guest.finish()?;
+        let status = self.daemon.terminate()?;
+        ensure!(status.success(), "the daemon that was left went with {status}");
+        Ok(())
+    }
+}
+
+#[test]
+fn machine_migrates_5_times_there_and_back_under_load() -> Result<()> {
+    Scratch::scope(|scratch| {
+        let image = Image::raw(scratch.path("disk"), 64 * MIB)?;
+        let lab = Lab::open()?;
+        let mut here = Stage::start(0, &lab, &image, scratch)?;
+        here.guest.event("ready")?;
+        let mut load = Load::start(&mut here.guest)?;
+        for number in 1..=10 {
+            load.goes_on(&mut here.guest)?;
+            let there = Stage::start(number, &lab, &image, scratch)?;
+            std::mem::replace(&mut here, there).leave_for(&here)?;
+        }
+        load.goes_on(&mut here.guest)?;
+        stop(&mut here.guest, &image)?;
+        here.guest.power_off()?;
+        ensure!(here.daemon.terminate()?.success(), "the last daemon");
+        Ok(())
+    })
+}
