@@ -5,10 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cursor::{Reader, Writer};
+use crate::flow::{Head, Run};
+use crate::group::Group;
 use crate::memory::{Buffers, GuestSlice, Memory};
-use crate::queue::Queue;
 use crate::ring::Ring;
 use crate::segments::Segments;
+use crate::turn;
 
 const F_NEXT: u16 = 1;
 const F_WRITE: u16 = 2;
@@ -191,10 +193,9 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    pub(crate) fn finish(self, memory: Arc<Memory>) -> Parts {
+    pub(crate) fn finish(self) -> Parts {
         Parts {
             buffers: Buffers {
-                memory,
                 slices: self.slices,
                 readable: self.readable,
             },
@@ -211,13 +212,12 @@ pub(crate) struct Parts {
     pub(crate) writable_len: u32,
 }
 
-/// Which pop of which virtqueue a chain came from.
-pub(crate) struct Origin {
-    pub(crate) queue: Arc<Queue>,
-    pub(crate) generation: u64,
-    pub(crate) head: u16,
-    /// Place in the available ring; `None` for a chain that a former process had popped.
-    pub(crate) position: Option<u16>,
+/// An answered chain on its way to the used ring.
+pub(crate) struct Done {
+    pub(crate) run: Arc<Run>,
+    pub(crate) head: Head,
+    pub(crate) written: u32,
+    pub(crate) buffers: Buffers,
 }
 
 /// One request: a popped descriptor chain, checked, and owned until it is completed.
@@ -225,7 +225,9 @@ pub(crate) struct Origin {
 /// It may be kept or sent to another thread. A chain that is dropped is completed with length 0, since a
 /// driver must get each of its buffers back; that is a bug of the device, so debug builds panic.
 pub struct Chain {
-    origin: Option<Origin>,
+    /// Holds the memory that the buffers lie in. `None` once it is answered.
+    run: Option<Arc<Run>>,
+    head: Head,
     queue: usize,
     parts: Parts,
 }
@@ -234,7 +236,7 @@ impl std::fmt::Debug for Chain {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Chain")
             .field("queue", &self.queue)
-            .field("head", &self.origin.as_ref().map(|o| o.head))
+            .field("head", &self.head.index)
             .field("readable_len", &self.parts.readable_len)
             .field("writable_len", &self.parts.writable_len)
             .finish()
@@ -242,12 +244,20 @@ impl std::fmt::Debug for Chain {
 }
 
 impl Chain {
-    pub(crate) fn new(origin: Origin, parts: Parts) -> Self {
+    pub(crate) fn new(run: Arc<Run>, head: Head, parts: Parts) -> Self {
         Self {
-            queue: origin.queue.index(),
-            origin: Some(origin),
+            queue: run.queue.index(),
+            run: Some(run),
+            head,
             parts,
         }
+    }
+
+    /// Whether it was popped from a virtqueue of `group`.
+    pub(crate) fn is_of(&self, group: &Arc<Group>) -> bool {
+        self.run
+            .as_ref()
+            .is_some_and(|run| Arc::ptr_eq(run.queue.group(), group))
     }
 
     /// Index of the virtqueue that it was popped from.
@@ -277,43 +287,50 @@ impl Chain {
 
     /// Makes `into` the bytes `range` of the device-readable part; what lies beyond its end is left out.
     pub fn readable_segments(&self, range: Range<usize>, into: &mut Segments) {
-        let buffers = &self.parts.buffers;
-        into.fill(&buffers.memory, buffers.part(false), range);
+        self.segments(false, range, into);
     }
 
     /// Makes `into` the bytes `range` of the device-writable part; what lies beyond its end is left out.
     pub fn writable_segments(&self, range: Range<usize>, into: &mut Segments) {
-        let buffers = &self.parts.buffers;
-        into.fill(&buffers.memory, buffers.part(true), range);
+        self.segments(true, range, into);
+    }
+
+    fn segments(&self, writable: bool, range: Range<usize>, into: &mut Segments) {
+        if let Some(run) = &self.run {
+            into.fill(&run.memory, self.parts.buffers.part(writable), range);
+        }
     }
 
     /// Gives the chain back to the driver, of whose writable bytes the first `written` are now valid.
     ///
     /// `written` is cut to [`writable_len`](Self::writable_len).
     pub fn complete(mut self, written: u32) {
-        self.finish(written);
-    }
-
-    fn finish(&mut self, written: u32) {
-        if let Some(origin) = self.origin.take() {
-            let queue = origin.queue.clone();
-            queue.complete(&origin, &mut self.parts, written);
+        if let Some(done) = self.take_done(written) {
+            turn::finish(done);
         }
     }
 
-    /// Takes the chain apart without an answer, to put it back.
-    pub(crate) fn into_origin(mut self) -> Option<(Origin, Vec<GuestSlice>)> {
-        let slices = std::mem::take(&mut self.parts.buffers.slices);
-        self.origin.take().map(|origin| (origin, slices))
+    /// Takes the chain apart, to be answered or put back.
+    pub(crate) fn into_done(mut self, written: u32) -> Option<Done> {
+        self.take_done(written)
+    }
+
+    fn take_done(&mut self, written: u32) -> Option<Done> {
+        self.run.take().map(|run| Done {
+            run,
+            head: self.head,
+            written: written.min(self.parts.writable_len),
+            buffers: std::mem::take(&mut self.parts.buffers),
+        })
     }
 }
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        let Some(origin) = &self.origin else { return };
+        let Some(done) = self.take_done(0) else { return };
         // After a stop the chain belongs to nobody any more: dropping it is right.
-        let leaked = origin.queue.is_current(origin);
-        self.finish(0);
+        let leaked = done.run.is_current();
+        turn::finish(done);
         if leaked {
             log::error!(
                 "queue {}: a chain was dropped unanswered: a bug of this device",
@@ -361,7 +378,7 @@ mod tests {
         }
         let ring = Ring::new(layout, memory.clone(), 0).expect("the ring is mapped");
         let walk = Walk::run(&ring, 0, Vec::new()).map_err(|(fault, _)| fault)?;
-        Ok(walk.finish(memory))
+        Ok(walk.finish())
     }
 
     fn lens(parts: &Parts, writable: bool) -> Vec<usize> {

@@ -149,28 +149,29 @@ impl io::Write for Writer<'_> {
 #[cfg(test)]
 mod tests {
     use super::{Reader, Writer};
-    use crate::memory::Buffers;
     use crate::memory::tests::{guest, put};
+    use crate::memory::{Buffers, Memory};
     use std::io::{Read, Write};
+    use std::sync::Arc;
 
     /// Readable pieces of 1, 2 and 3 bytes that say 1 to 6, and writable ones of 2 and 3.
-    fn buffers() -> Buffers {
+    fn buffers() -> (Arc<Memory>, Buffers) {
         let memory = guest(&[(0, 0x1000)]);
         put(&memory, 0x10, &[1]);
         put(&memory, 0x20, &[2, 3]);
         put(&memory, 0x30, &[4, 5, 6]);
         let pieces = [(0x10, 1), (0x20, 2), (0x30, 3), (0x40, 2), (0x50, 3)];
         let slice = |(addr, len)| memory.slice(addr, len).expect("it is mapped");
-        Buffers {
+        let buffers = Buffers {
             slices: pieces.into_iter().map(slice).collect(),
             readable: 3,
-            memory,
-        }
+        };
+        (memory, buffers)
     }
 
     #[test]
     fn a_reader_crosses_pieces_and_ends_at_the_end() {
-        let buffers = buffers();
+        let (_memory, buffers) = buffers();
         for step in 1..=7 {
             let mut reader = Reader::new(&buffers, 6);
             let mut all = Vec::new();
@@ -192,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_writer_stays_within_the_writable_part_and_leaves_what_it_skips() {
-        let buffers = buffers();
+        let (_memory, buffers) = buffers();
         let mut writer = Writer::new(&buffers, 5);
         writer.write_all(&[7]).expect("there is room");
         assert_eq!(writer.skip(2), 2);

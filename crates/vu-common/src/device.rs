@@ -4,8 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::worker::Cx;
-use crate::worker::{Ready, Token};
+use crate::cx::{Cx, Ready, Token};
 
 /// The fixed facts of a device, from which the session derives what it offers to the front end.
 #[derive(Clone, Debug)]

@@ -6,12 +6,14 @@
 //!
 //! 1. `serve` accepts a front end, and `connection` reads its messages; `handler` makes of them a
 //!    `session`: guest memory, virtqueues, features.
-//! 2. A kick wakes the thread of the virtqueue (`worker`), which calls [`Worker::queue`].
-//! 3. [`Cx::pop`] takes a head off the available ring (`queue`, `ring`), walks and checks its descriptors
+//! 2. A kick wakes the thread of the virtqueue (`worker`, `poller`), which calls [`Worker::queue`]: a `turn`,
+//!    during which the thread owns the rings of its `group`.
+//! 3. [`Cx::pop`] takes a head off the available ring (`turn`, `flow`, `ring`), walks and checks its descriptors
 //!    (`chain`, `memory`) and notes it in the in-flight region (`inflight`).
 //! 4. The device reads it with a [`Reader`], acts, and writes its answer with a [`Writer`] (`cursor`).
-//! 5. [`Chain::complete`] writes the used ring; at the end of the turn its index is published once and the
-//!    driver interrupted at most once (`queue`). While a migration runs, `dirty` marks the pages written.
+//! 5. [`Chain::complete`] hands it to the turn, or wakes the worker for it from another thread. The turn fills
+//!    the used ring; at its end the index is published once and the driver interrupted at most once (`flow`).
+//!    While a migration runs, `dirty` marks the pages written.
 //!
 //! A malformed chain costs the driver that one buffer; a broken ring stops its virtqueue; neither ends the
 //! process. The chores of a daemon have a file each: `args`, `socket`, `capabilities`, `signal`, `log`,
@@ -28,11 +30,14 @@ mod capabilities;
 mod chain;
 mod connection;
 mod cursor;
+mod cx;
 mod daemon;
 mod device;
 mod dirty;
 mod error;
+mod flow;
 mod frontend;
+mod group;
 mod handler;
 mod inflight;
 #[doc(hidden)]
@@ -40,6 +45,7 @@ pub mod log;
 mod memory;
 mod notify;
 mod pid_file;
+mod poller;
 mod queue;
 mod ring;
 mod segments;
@@ -51,16 +57,17 @@ mod signal;
 mod socket;
 mod socket_path;
 mod state;
+mod turn;
 mod worker;
 
 pub use args::CommonArgs;
 pub use capabilities::Capabilities;
 pub use chain::Chain;
 pub use cursor::{Reader, Writer};
+pub use cx::{Cx, Interest, Ready, Token, Waker};
 pub use daemon::main;
 pub use device::{Device, Migration, Refused, Spec, Start, Worker};
 pub use error::SetupError;
 pub use frontend::ConfigChange;
 pub use segments::Segments;
 pub use serve::serve_stream;
-pub use worker::{Cx, Interest, Ready, Token, Waker};

@@ -183,7 +183,7 @@ fn page_size(file: BorrowedFd<'_>) -> usize {
 
 /// A contiguous piece of guest memory as the host sees it.
 ///
-/// Valid as long as the [`Memory`] that it came from lives: the owners of slices ([`Buffers`], `Ring`)
+/// Valid as long as the [`Memory`] that it came from lives: the owners of slices (`Chain`, `Done`, `Ring`)
 /// hold that table beside them and hand out no slice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GuestSlice {
@@ -284,10 +284,9 @@ impl GuestSlice {
     }
 }
 
-/// The buffers of one descriptor chain, readable ones first, with the table that keeps them mapped.
+/// The buffers of one descriptor chain, readable ones first.
+#[derive(Default)]
 pub(crate) struct Buffers {
-    /// Held so that the slices stay valid.
-    pub(crate) memory: Arc<Memory>,
     pub(crate) slices: Vec<GuestSlice>,
     pub(crate) readable: usize,
 }

@@ -53,6 +53,8 @@ pub(crate) struct Ring {
     avail: GuestSlice,
     used: GuestSlice,
     pub(crate) next_avail: u16,
+    /// The available index as it was when it was last read: that many heads are there without looking.
+    seen_avail: u16,
     pub(crate) next_used: u16,
 }
 
@@ -88,8 +90,15 @@ impl Ring {
             avail,
             used,
             next_avail,
+            seen_avail: next_avail,
             next_used,
         })
+    }
+
+    /// Goes on from another available index.
+    pub(crate) fn rewind(&mut self, next_avail: u16) {
+        self.next_avail = next_avail;
+        self.seen_avail = next_avail;
     }
 
     pub(crate) fn memory(&self) -> &Arc<Memory> {
@@ -108,16 +117,18 @@ impl Ring {
         usize::from(index & self.layout.size.wrapping_sub(1))
     }
 
-    /// Number of heads that the driver made available and we have not popped.
-    pub(crate) fn available(&self) -> Result<u16, RingFault> {
-        let avail = self.avail.load_u16(2, Ordering::Acquire);
+    /// Number of heads that the driver made available and we have not popped; there may be more by now,
+    /// unless it is 0.
+    pub(crate) fn available(&mut self) -> Result<u16, RingFault> {
         let (next, size) = (self.next_avail, self.layout.size);
-        let ahead = avail.wrapping_sub(next);
-        if ahead > size {
-            Err(RingFault::AvailIndex { avail, next, size })
-        } else {
-            Ok(ahead)
+        if self.seen_avail == next {
+            let avail = self.avail.load_u16(2, Ordering::Acquire);
+            if avail.wrapping_sub(next) > size {
+                return Err(RingFault::AvailIndex { avail, next, size });
+            }
+            self.seen_avail = avail;
         }
+        Ok(self.seen_avail.wrapping_sub(next))
     }
 
     /// The next head; call only if `available` is not 0.
@@ -271,6 +282,8 @@ mod tests {
         assert_eq!((ring.take_head(), ring.next_avail), (Ok(1), 1));
         assert_eq!(ring.take_head(), Err(RingFault::Head(4)));
         put(&memory, 0x42, &6_u16.to_le_bytes());
+        assert_eq!(ring.available(), Ok(1), "as many as were there before");
+        ring.rewind(1);
         let (avail, next, size) = (6, 1, 4);
         assert_eq!(ring.available(), Err(RingFault::AvailIndex { avail, next, size }));
     }

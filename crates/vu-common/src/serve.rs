@@ -145,10 +145,10 @@ fn listen<D: Device>(listener: &Listener, device: &Arc<D>, shutdown: &Shutdown) 
 #[cfg(test)]
 mod tests {
     use super::serve;
+    use crate::cx::Cx;
     use crate::device::{Device, Spec, Start, Worker};
     use crate::signal::{Signals, tests::raise};
     use crate::socket::Endpoint;
-    use crate::worker::Cx;
     use std::io;
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;

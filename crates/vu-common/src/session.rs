@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What one front end has set up: memory, virtqueues, threads. The messages that change it are in `handler`.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use vhost::vhost_user::VhostUserProtocolFeatures as Protocol;
 use crate::device::{Device, Migration, Spec, Start};
 use crate::dirty::DirtyLog;
 use crate::frontend::ConfigChange;
+use crate::group::Group;
 use crate::inflight::InflightRegion;
 use crate::memory::Memory;
 use crate::queue::Queue;
@@ -43,12 +45,17 @@ pub(crate) struct Session<D: Device> {
 }
 
 impl<D: Device> Session<D> {
-    pub(crate) fn new(device: Arc<D>) -> Result<Self, virtio_queue::Error> {
+    pub(crate) fn new(device: Arc<D>) -> io::Result<Self> {
         let spec = device.spec();
         let log = Arc::new(DirtyLog::default());
-        let queue = |q| Queue::new(usize::from(q), spec.max_queue_size, log.clone()).map(Arc::new);
-        let queues = (0..spec.queues).map(queue).collect::<Result<_, _>>()?;
-        let threads = (0..spec.threads.max(1)).map(|_| None).collect();
+        let (count, queues) = (usize::from(spec.threads.max(1)), usize::from(spec.queues));
+        let group = |thread| Group::new(thread, count, queues, spec.max_queue_size, log.clone());
+        let groups: Vec<_> = (0..count)
+            .map(|thread| group(thread).map(Arc::new))
+            .collect::<io::Result<_>>()?;
+        let queue = |(index, group): (_, &Arc<Group>)| Arc::new(Queue::new(index, group.clone()));
+        let queues = (0..queues).zip(groups.iter().cycle()).map(queue).collect();
+        let threads = (0..count).map(|_| None).collect();
         Ok(Self {
             device,
             spec,
@@ -129,7 +136,7 @@ impl<D: Device> Session<D> {
             .as_ref()
             .and_then(|region| region.queue(q, queue.size()));
         queue.start(self.memory.clone(), inflight)?;
-        self.ensure_thread(q)?;
+        self.ensure_thread(queue)?;
         self.watch_kick(q)
     }
 
@@ -161,9 +168,9 @@ impl<D: Device> Session<D> {
         self.threads.get(self.thread_index(q))?.as_ref()
     }
 
-    fn ensure_thread(&mut self, q: usize) -> Result<(), RingFault> {
-        let index = self.thread_index(q);
-        if self.thread(q).is_some() {
+    fn ensure_thread(&mut self, queue: &Queue) -> Result<(), RingFault> {
+        let index = self.thread_index(queue.index());
+        if self.thread(queue.index()).is_some() {
             return Ok(());
         }
         let (device, config_change) = (self.device.clone(), self.config_change.clone());
@@ -176,9 +183,8 @@ impl<D: Device> Session<D> {
             })
         };
         let name = format!("{}-{index}", self.spec.name);
-        let mine = |queue: &&Arc<Queue>| self.thread_index(queue.index()) == index;
-        let queues = self.queues.iter().filter(mine).cloned().collect();
-        let thread = Thread::spawn(name, queues, self.config_change.clone(), start).map_err(|e| {
+        let group = queue.group().clone();
+        let thread = Thread::spawn(name, group, self.config_change.clone(), start).map_err(|e| {
             log::error!("{}: cannot start: {e}", self.spec.name);
             RingFault::Device
         })?;

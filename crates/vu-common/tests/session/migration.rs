@@ -137,6 +137,8 @@ fn the_log_names_what_the_kernel_wrote_and_what_another_thread_answered() {
         5000
     );
     chain.complete(5000);
+    let lane = &mut rig.guest.lanes[HELD];
+    lane.queue.wait(lane.end()).unwrap();
     let marked = log.pages();
     for page in pages(at, 5000) {
         assert!(marked.contains(&page), "page {page:#x} of {marked:x?}");
