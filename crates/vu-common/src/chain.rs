@@ -61,6 +61,18 @@ impl Descriptor {
         Self::from_words(table.load_u64(offset), table.load_u64(offset.wrapping_add(8)))
     }
 
+    /// Reads an entry of an indirect table, which may lie at any address.
+    fn read(table: &GuestSlice, index: u32) -> Self {
+        let mut bytes = [0; DESCRIPTOR as usize];
+        table.read(index.wrapping_mul(DESCRIPTOR) as usize, &mut bytes);
+        Self::from_bytes(bytes)
+    }
+
+    fn from_bytes(bytes: [u8; DESCRIPTOR as usize]) -> Self {
+        let all = u128::from_le_bytes(bytes);
+        Self::from_words(all as u64, (all >> 64) as u64)
+    }
+
     fn from_words(addr: u64, rest: u64) -> Self {
         Self {
             addr,
@@ -129,12 +141,17 @@ impl<'a> Walk<'a> {
         if entries == 0 || !desc.len.is_multiple_of(DESCRIPTOR) || entries > limit {
             return Err(ChainFault::IndirectLength(desc.len));
         }
+        // As good as always in one piece; if not, or if only its used part is mapped, entry by entry.
+        let whole = self.memory.slice(desc.addr, desc.len);
         let mut index = 0_u32;
         for _ in 0..entries {
             if index >= entries {
                 return Err(ChainFault::Index(index as u16));
             }
-            let entry = self.table_entry(desc.addr, index)?;
+            let entry = match &whole {
+                Some(table) => Descriptor::read(table, index),
+                None => self.table_entry(desc.addr, index)?,
+            };
             if entry.flags & F_INDIRECT != 0 {
                 return Err(ChainFault::Nested);
             }
@@ -163,9 +180,7 @@ impl<'a> Walk<'a> {
         if !mapped {
             return Err(ChainFault::Unmapped(addr, DESCRIPTOR));
         }
-        let (low, high) = bytes.split_at(8);
-        let word = |b: &[u8]| b.try_into().map_or(0, u64::from_le_bytes);
-        Ok(Descriptor::from_words(word(low), word(high)))
+        Ok(Descriptor::from_bytes(bytes))
     }
 
     fn push(&mut self, desc: Descriptor) -> Result<(), ChainFault> {

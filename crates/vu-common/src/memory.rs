@@ -50,8 +50,10 @@ pub(crate) struct RegionInfo {
 #[derive(Clone)]
 struct Region {
     info: RegionInfo,
+    /// Where it is mapped here.
+    host: usize,
     guard: Arc<Guard>,
-    mapping: Arc<GuestRegionMmap>,
+    _mapping: Arc<GuestRegionMmap>,
 }
 
 /// An immutable table of mapped regions, sorted by guest address. A change makes a new table; whoever
@@ -96,8 +98,9 @@ impl Memory {
             at,
             Region {
                 info,
-                mapping: Arc::new(mapping),
+                host,
                 guard,
+                _mapping: Arc::new(mapping),
             },
         );
         Ok(Self { regions })
@@ -137,7 +140,7 @@ impl Memory {
                 return false;
             };
             let part = left.min(room);
-            let host = (region.mapping.as_ptr() as usize).wrapping_add(offset as usize) as *mut u8;
+            let host = region.host.wrapping_add(offset as usize) as *mut u8;
             let Some(ptr) = NonNull::new(host) else {
                 return false;
             };
