@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What to measure of the entropy device.
 
-use super::Load;
+use super::pair::Load;
 
 /// A key, a page, and more than anybody asks for; and one request at a time, as Linux's hwrng core does.
 pub(super) const LOADS: &[Load] = &[

@@ -11,9 +11,13 @@ use crate::util;
 
 /// Builds our daemon of `device` as it is shipped; gives its path.
 pub(crate) fn build_ours(device: &str) -> Result<PathBuf> {
-    let package = format!("vhost-device-{device}");
+    build(&format!("vhost-device-{device}"))
+}
+
+/// Builds a program of the workspace that is named as its package; gives its path.
+pub(crate) fn build(package: &str) -> Result<PathBuf> {
     util::run(
-        util::cargo(&["build", "--quiet", "--release", "--package", &package])?
+        util::cargo(&["build", "--quiet", "--release", "--package", package])?
             .stdin(std::process::Stdio::null()),
     )?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(util::root()?.join("target"), PathBuf::from);
