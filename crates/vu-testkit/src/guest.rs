@@ -199,6 +199,18 @@ impl Lane {
         profile.request(self.number, size)
     }
 
+    /// What all device-writable bytes of a request hold now.
+    #[must_use]
+    pub fn answer(&self, pending: &Pending) -> Vec<u8> {
+        let mut answer = vec![0; pending.request.writable];
+        let mut done = 0;
+        for (addr, len) in &pending.writable {
+            self.memory.read(*addr, &mut answer[done..done + len]);
+            done += len;
+        }
+        answer
+    }
+
     /// Checks the answer to a request that came back.
     ///
     /// # Errors
@@ -210,12 +222,7 @@ impl Lane {
             used.id,
             pending.head
         );
-        let mut answer = vec![0; pending.request.writable];
-        let mut done = 0;
-        for (addr, len) in &pending.writable {
-            self.memory.read(*addr, &mut answer[done..done + len]);
-            done += len;
-        }
+        let answer = self.answer(pending);
         let result = profile.check(&pending.request, used.len, &answer);
         result.map_err(|text| {
             let Request { readable, writable } = &pending.request;

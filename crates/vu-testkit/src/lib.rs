@@ -11,5 +11,6 @@ pub mod frontend;
 pub mod guest;
 pub mod memory;
 pub mod meter;
+pub mod page_cache;
 pub mod process;
 pub mod spawn;

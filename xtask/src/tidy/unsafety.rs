@@ -13,6 +13,7 @@ const LISTED: &[&str] = &[
     "crates/vu-common/src/sigbus.rs",
     "crates/vu-common/src/signal.rs",
     "crates/vu-common/src/socket.rs",
+    "crates/vu-common/src/spin.rs",
     "crates/vu-storage/src/file/sys.rs",
     "crates/vu-storage/src/file/uring.rs",
     "crates/vu-testkit/src/memory.rs",

@@ -110,6 +110,7 @@ const REMEMBERED: usize = 1024;
 /// The profile of the block device, with a disk of 64 MiB: a file without a name, so that it goes when this goes.
 #[derive(Debug)]
 pub struct Blk {
+    queues: u16,
     storage: File,
     /// Where data of so many sectors was written and acknowledged.
     written: Mutex<HashMap<usize, Vec<u64>>>,
@@ -126,12 +127,19 @@ pub fn blk() -> Blk {
         .map(File::from)
         .and_then(|file| file.set_len(SECTORS * SECTOR as u64).map(|()| file));
     Blk {
+        queues: 2,
         storage: storage.expect("an empty file of memory needs hardly any"),
         written: Mutex::default(),
     }
 }
 
 impl Blk {
+    /// The same for a driver of so many queues.
+    #[must_use]
+    pub fn with_queues(self, queues: u16) -> Self {
+        Self { queues, ..self }
+    }
+
     fn written<T>(&self, act: impl FnOnce(&mut HashMap<usize, Vec<u64>>) -> T) -> T {
         act(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -185,7 +193,7 @@ impl Profile for Blk {
     }
 
     fn queues(&self) -> u16 {
-        2
+        self.queues
     }
 
     fn request_queues(&self) -> Range<u16> {
