@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The host side: which storage engine stands behind a disk, and how it is opened.
+
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rustix::thread::{CpuSet, sched_getaffinity};
+use vu_storage::{Disk, file, memory, null};
+
+use crate::args::{CacheMode, DiskArgs, DiskOptions, Source};
+use crate::bucket::Rate;
+use crate::config::{Cache, Config};
+use crate::device::{Blk, Service};
+use crate::spec::{ID_LEN, SECTOR};
+
+/// Virtqueues to offer.
+const QUEUES: u16 = 64;
+/// Largest virtqueue to offer.
+const QUEUE_SIZE: u16 = 1024;
+/// Longest time to poll.
+const POLL: Duration = Duration::from_micros(50);
+/// Seconds' worth of requests that may come at once.
+const BURST: Duration = Duration::from_millis(100);
+
+/// Opens a disk and makes a device of it.
+///
+/// # Errors
+/// What the host refused, with the path; or options that do not go together.
+pub fn open(args: &DiskArgs) -> anyhow::Result<Blk> {
+    let options = &args.options;
+    let disk = storage(args)?;
+    let mut limits = disk.limits();
+    limits.read_only |= options.read_only.unwrap_or(false);
+    limits.discard = limits.discard.filter(|_| options.discard.unwrap_or(true));
+    let config = Config {
+        limits,
+        cache: match options.cache.unwrap_or_default() {
+            CacheMode::Writeback | CacheMode::None => Cache::Writeback,
+            CacheMode::Writethrough => Cache::Writethrough,
+            CacheMode::Unsafe => Cache::Unsafe,
+        },
+        queues: options.num_queues.unwrap_or(QUEUES),
+        queue_size: options.queue_size.unwrap_or(QUEUE_SIZE),
+        lifetime: disk.lifetime().is_some(),
+    };
+    let service = service(args, config.queues)?;
+    Ok(Blk::new(disk, config, service))
+}
+
+/// Opens the storage.
+fn storage(args: &DiskArgs) -> anyhow::Result<Arc<dyn Disk>> {
+    let options = &args.options;
+    let block = options.block_size.unwrap_or(SECTOR);
+    let whole = |size: u64| {
+        let whole = size - size % u64::from(block);
+        ensure!(whole > 0, "{size} bytes are less than a block of {block}");
+        Ok(whole)
+    };
+    Ok(match &args.source {
+        Source::File(path) => {
+            let (direct, cache) = (options.direct, options.cache.unwrap_or_default());
+            file::open(&file::Options {
+                path: path.clone(),
+                read_only: options.read_only.unwrap_or(false),
+                direct: direct.unwrap_or(cache == CacheMode::None),
+                aio: options.aio.unwrap_or_default(),
+                lock: options.lock.unwrap_or(true),
+                block_size: options.block_size,
+                discard: options.discard.unwrap_or(true),
+            })?
+        }
+        Source::Memory(size) => {
+            let disk = memory::open(whole(*size)?, block);
+            disk.with_context(|| format!("cannot have {size} bytes of memory"))?
+        }
+        Source::Null(size) => null::open(whole(*size)?, block),
+    })
+}
+
+fn service(args: &DiskArgs, queues: u16) -> anyhow::Result<Service> {
+    let options = &args.options;
+    let cpus = cpus(options)?;
+    let processors = match cpus.len() {
+        0 => available_parallelism().map_or(1, usize::from),
+        named => named,
+    };
+    let processors = u16::try_from(processors).unwrap_or(u16::MAX);
+    let mut serial = [0; ID_LEN];
+    let text = options.serial.as_deref().unwrap_or_default();
+    for (byte, character) in serial.iter_mut().zip(text.bytes()) {
+        *byte = character;
+    }
+    Ok(Service {
+        name: args.source.to_string(),
+        serial,
+        threads: options.threads.unwrap_or(processors).min(queues),
+        cpus,
+        poll: options
+            .poll_max_us
+            .map_or(POLL, |us| Duration::from_micros(us.into())),
+        rate: Rate {
+            iops: options.rate_iops,
+            bps: options.rate_bps,
+            burst: options.rate_burst.unwrap_or(BURST),
+        },
+    })
+}
+
+/// The processors of `--cpus`, all of which this process may use.
+fn cpus(options: &DiskOptions) -> anyhow::Result<Vec<usize>> {
+    let Some(cpus) = &options.cpus else {
+        return Ok(Vec::new());
+    };
+    let allowed = sched_getaffinity(None).context("cannot tell the CPUs of this process")?;
+    for cpu in &cpus.0 {
+        let list = || {
+            (0..CpuSet::MAX_CPU)
+                .filter(|cpu| allowed.is_set(*cpu))
+                .map(|cpu| cpu.to_string())
+        };
+        ensure!(
+            allowed.is_set(*cpu),
+            "CPU {cpu}: not one of those that this process may use ({})",
+            list().collect::<Vec<_>>().join(", ")
+        );
+    }
+    Ok(cpus.0.clone())
+}
