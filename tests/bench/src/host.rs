@@ -1,19 +1,53 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! CPU time: of the daemon, of this process, and of everybody else on the machine.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use vu_testkit::process;
 
 /// The counters at one moment.
 pub(crate) struct Moment {
     at: Instant,
-    daemon: Duration,
-    own: Duration,
+    daemon: Threads,
+    own: Threads,
     busy: Duration,
+}
+
+/// The CPU time of each thread of a process, from the scheduler's own counters (nanosecond resolution).
+struct Threads(HashMap<OsString, Duration>);
+
+impl Threads {
+    fn of(process: u32) -> Result<Self> {
+        let folder = format!("/proc/{process}/task");
+        let mut times = HashMap::new();
+        for task in fs::read_dir(&folder).context(folder)? {
+            let task = task?;
+            // A thread may end between the listing and the look at it.
+            let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else {
+                continue;
+            };
+            let nanos = text.split(' ').next().and_then(|text| text.parse().ok());
+            times.insert(
+                task.file_name(),
+                Duration::from_nanos(nanos.context("schedstat begins with a number")?),
+            );
+        }
+        Ok(Self(times))
+    }
+
+    /// By thread, for one that has ended meanwhile takes its whole past out of a sum.
+    fn until(&self, later: &Self) -> Duration {
+        let before = |thread| self.0.get(thread).copied().unwrap_or_default();
+        later
+            .0
+            .iter()
+            .map(|(thread, time)| time.saturating_sub(before(thread)))
+            .sum()
+    }
 }
 
 /// What went by between two moments.
@@ -32,16 +66,16 @@ impl Moment {
     pub(crate) fn now(daemon: u32) -> Result<Self> {
         Ok(Self {
             at: Instant::now(),
-            daemon: process::cpu_time(daemon).with_context(|| format!("CPU time of process {daemon}"))?,
-            own: process::cpu_time(std::process::id())?,
+            daemon: Threads::of(daemon)?,
+            own: Threads::of(std::process::id())?,
             busy: busy()?,
         })
     }
 
     pub(crate) fn until(&self, later: &Self) -> Spent {
         let time = later.at - self.at;
-        let daemon = later.daemon.saturating_sub(self.daemon);
-        let own = later.own.saturating_sub(self.own);
+        let daemon = self.daemon.until(&later.daemon);
+        let own = self.own.until(&later.own);
         let foreign = later.busy.saturating_sub(self.busy).saturating_sub(daemon + own);
         Spent {
             time,
@@ -80,7 +114,8 @@ pub(crate) fn pin(cpus: &[usize]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Moment, busy_ticks, pin};
+    use super::{Moment, Threads, busy_ticks, pin};
+    use std::collections::HashMap;
     use std::time::{Duration, Instant};
 
     #[test]
@@ -88,6 +123,19 @@ mod tests {
         let stat = "cpu  1 20 300 9999 9999 4000 50000 600000 7 8\ncpu0 1 1 1 1 1\n";
         assert_eq!(busy_ticks(stat), Some(654_321));
         assert_eq!(busy_ticks("intr 5\n"), None);
+    }
+
+    #[test]
+    fn threads_that_begin_count_and_threads_that_end_do_not_take_their_past_along() {
+        let threads = |times: &[(&str, u64)]| {
+            let times = times
+                .iter()
+                .map(|(name, seconds)| ((*name).into(), Duration::from_secs(*seconds)));
+            Threads(times.collect::<HashMap<_, _>>())
+        };
+        let before = threads(&[("stays", 10), ("ends", 100)]);
+        let later = threads(&[("stays", 13), ("begins", 4)]);
+        assert_eq!(before.until(&later), Duration::from_secs(7));
     }
 
     #[test]

@@ -12,9 +12,9 @@ const BAR: f64 = 9.0;
 const GAP: f64 = 8.0;
 const STEP: f64 = 2.0 * BAR + GAP;
 const TOP: f64 = 64.0;
-const LEFT: f64 = 250.0;
+const LEFT: f64 = 300.0;
 const RIGHT: f64 = 60.0;
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 910.0;
 /// Readable on white and on black.
 const COLOURS: [&str; ROWS] = ["#1f77b4", "#ff9f40"];
 const GOAL: &str = "#d62728";
@@ -125,7 +125,7 @@ mod tests {
         for part in [
             format!("width=\"200.0\" height=\"8\" fill=\"{}\"", COLOURS[0]),
             format!("width=\"400.0\" height=\"8\" fill=\"{}\"", COLOURS[1]),
-            format!("x=\"799.0\" y=\"73.0\" width=\"3.0\" height=\"8\" fill=\"{GOAL}\""),
+            format!("x=\"849.0\" y=\"73.0\" width=\"3.0\" height=\"8\" fill=\"{GOAL}\""),
             ">2.0x</text>".to_owned(),
             ">null</text>".to_owned(),
         ] {

@@ -96,7 +96,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         None => util::cache()?,
     };
     util::step(&disk::peer_version()?);
-    let mut groups = Vec::new();
+    let (mut groups, mut failed) = (Vec::new(), 0);
     for &kind in args.kinds() {
         if let Some(reason) = kind.absent(&folder)? {
             util::skip(&format!("bench blk: {}", kind.name()), &reason)?;
@@ -104,28 +104,47 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
         for queues in args.queues() {
             let loads = args.loads(kind, queues);
-            if loads.is_empty() {
-                continue;
+            // One that fails does not take along what the others took minutes for.
+            match measure(args, (&driver, &ours), (kind, &folder), queues, &loads) {
+                Ok(more) => groups.extend(more),
+                Err(error) => {
+                    eprintln!("error: {}, {queues} queue(s): {error:#}", kind.name());
+                    failed += 1;
+                }
             }
-            let disk = Disk::make(kind, &folder).with_context(|| format!("a disk: {}", kind.name()))?;
-            let taken = Turns::start(args, &driver, &ours, &disk, queues)?.take(&loads)?;
-            let named = |(load, taken)| group(kind, title(kind, load, queues), load, taken);
-            groups.extend(loads.iter().zip(&taken).map(named));
         }
     }
-    ensure!(
-        !groups.is_empty(),
-        "no row to measure has all the words {:?}",
-        args.only
-    );
     report::print_groups(&groups);
     let noisy = groups.iter().filter(|group| group.noisy).count();
     if noisy > 0 {
         println!("~: others kept more than {FOREIGN} CPUs busy in some round ({noisy} rows): measure again.");
     }
-    args.svg
-        .as_deref()
-        .map_or(Ok(()), |folder| draw(args.kinds(), &groups, folder))
+    if let Some(folder) = &args.svg {
+        draw(args.kinds(), &groups, folder)?;
+    }
+    ensure!(failed == 0, "{failed} of the disks could not be measured");
+    ensure!(
+        !groups.is_empty(),
+        "no row to measure has all the words {:?}",
+        args.only
+    );
+    Ok(())
+}
+
+fn measure(
+    args: &Args,
+    (driver, ours): (&Path, &Path),
+    (kind, folder): (Kind, &Path),
+    queues: usize,
+    loads: &[Load],
+) -> Result<Vec<Group>> {
+    if loads.is_empty() {
+        return Ok(Vec::new());
+    }
+    let disk = Disk::make(kind, folder).context("making the disk")?;
+    let taken = Turns::start(args, driver, ours, &disk, queues)?.take(loads)?;
+    let named = |(load, taken)| group(kind, title(kind, load, queues), load, taken);
+    Ok(loads.iter().zip(&taken).map(named).collect())
 }
 
 fn title(kind: Kind, load: &Load, queues: usize) -> String {
