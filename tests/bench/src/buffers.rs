@@ -34,7 +34,7 @@ impl Buffers {
             ProtFlags::READ | ProtFlags::WRITE,
             MapFlags::SHARED | MapFlags::POPULATE,
         );
-        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
+        // SAFETY: no address is asked for, so that the new mapping lies where nothing else does.
         let base = unsafe { mmap(std::ptr::null_mut(), len, protection, flags, &file, 0)? };
         let base = NonNull::new(base.cast()).expect("mmap never returns null without MAP_FIXED");
         Ok(Self {
