@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The host side: which storage engine stands behind a disk, and how it is opened.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity};
-use vu_storage::{Disk, file, memory, null};
+use vu_storage::{Disk, file, memory, nbd, null, qcow2};
 
-use crate::args::{CacheMode, DiskArgs, DiskOptions, Source};
+use crate::args::{CacheMode, DiskArgs, DiskOptions, Format, Source};
 use crate::bucket::Rate;
 use crate::config::{Cache, Config};
 use crate::device::{Blk, Service};
@@ -52,23 +53,22 @@ pub fn open(args: &DiskArgs) -> anyhow::Result<Blk> {
 /// Opens the storage.
 fn storage(args: &DiskArgs) -> anyhow::Result<Arc<dyn Disk>> {
     let options = &args.options;
-    let block = options.block_size.unwrap_or(SECTOR);
+    let block = options.block_size.unwrap_or(SECTOR as u32);
     let whole = |size: u64| {
         let whole = size - size % u64::from(block);
         ensure!(whole > 0, "{size} bytes are less than a block of {block}");
         Ok(whole)
     };
     Ok(match &args.source {
-        Source::File(path) => {
-            let (direct, cache) = (options.direct, options.cache.unwrap_or_default());
-            file::open(&file::Options {
-                path: path.clone(),
+        Source::File(path) => open_file(path, options)?,
+        Source::Nbd(uri) => {
+            let usual = nbd::Options::new(uri.clone());
+            nbd::open(&nbd::Options {
+                connections: options.nbd_connections.map_or(usual.connections, usize::from),
                 read_only: options.read_only.unwrap_or(false),
-                direct: direct.unwrap_or(cache == CacheMode::None),
-                aio: options.aio.unwrap_or_default(),
-                lock: options.lock.unwrap_or(true),
+                reconnect: options.nbd_timeout,
                 block_size: options.block_size,
-                discard: options.discard.unwrap_or(true),
+                ..usual
             })?
         }
         Source::Memory(size) => {
@@ -77,6 +77,38 @@ fn storage(args: &DiskArgs) -> anyhow::Result<Arc<dyn Disk>> {
         }
         Source::Null(size) => null::open(whole(*size)?, block),
     })
+}
+
+fn open_file(path: &Path, options: &DiskOptions) -> anyhow::Result<Arc<dyn Disk>> {
+    let (direct, cache) = (options.direct, options.cache.unwrap_or_default());
+    let file = file::Options {
+        path: path.to_owned(),
+        read_only: options.read_only.unwrap_or(false),
+        direct: direct.unwrap_or(cache == CacheMode::None),
+        aio: options.aio.unwrap_or_default(),
+        lock: options.lock.unwrap_or(true),
+        block_size: options.block_size,
+        discard: options.discard.unwrap_or(true),
+    };
+    let backing_file = options.backing_file.clone();
+    match options.format.unwrap_or_default() {
+        Format::Raw => {
+            ensure!(
+                backing_file.is_none(),
+                "{}: a raw disk has no backing file; is --format qcow2 missing?",
+                path.display()
+            );
+            Ok(file::open(&file)?)
+        }
+        Format::Qcow2 => Ok(qcow2::open(&qcow2::Options {
+            file,
+            backing_file,
+            backing_format: match options.backing_format.unwrap_or_default() {
+                Format::Raw => qcow2::BackingFormat::Raw,
+                Format::Qcow2 => qcow2::BackingFormat::Qcow2,
+            },
+        })?),
+    }
 }
 
 fn service(args: &DiskArgs, queues: u16) -> anyhow::Result<Service> {

@@ -15,6 +15,7 @@ const MAX_CHAIN: u16 = 256;
 /// Heads and sectors per track of disks that have none: what systems agreed on that boot by them.
 const HEADS: u8 = 16;
 const SECTORS_PER_TRACK: u8 = 63;
+const SECTORS_PER_CYLINDER: u64 = 16 * 63;
 /// Most cylinders that such systems can name.
 const MAX_CYLINDERS: u16 = 16383;
 
@@ -65,7 +66,7 @@ impl Config {
     /// The configuration space of a disk of `capacity` bytes (section 5.2.4).
     pub fn space(&self, capacity: u64, writeback: bool) -> ConfigSpace {
         let mut space = ConfigSpace {
-            capacity: U64::new(capacity / u64::from(SECTOR)),
+            capacity: U64::new(capacity / SECTOR),
             seg_max: U32::new(self.queue_size.min(MAX_CHAIN).saturating_sub(2).max(1).into()),
             geometry: geometry(capacity),
             blk_size: U32::new(self.limits.logical_block),
@@ -78,7 +79,7 @@ impl Config {
         if let Some(range) = self.discard() {
             space.max_discard_sectors = U32::new(self.max_sectors(&range));
             space.max_discard_seg = segments;
-            space.discard_sector_alignment = U32::new(range.alignment / SECTOR);
+            space.discard_sector_alignment = U32::new(sectors(range.alignment.into()));
         }
         if let Some(range) = self.write_zeroes() {
             space.max_write_zeroes_sectors = U32::new(self.max_sectors(&range));
@@ -88,7 +89,7 @@ impl Config {
         if let Some(range) = self.secure_erase() {
             space.max_secure_erase_sectors = U32::new(self.max_sectors(&range));
             space.max_secure_erase_seg = segments;
-            space.secure_erase_sector_alignment = U32::new(range.alignment / SECTOR);
+            space.secure_erase_sector_alignment = U32::new(sectors(range.alignment.into()));
         }
         space
     }
@@ -133,18 +134,20 @@ impl Config {
 
     /// Most sectors of one segment, whole blocks.
     fn max_sectors(&self, range: &Range) -> u32 {
-        let block = (self.limits.logical_block / SECTOR).max(1);
-        let sectors = u32::try_from(range.max_len / u64::from(SECTOR)).unwrap_or(u32::MAX);
-        sectors.saturating_sub(sectors.checked_rem(block).unwrap_or(0))
+        let block = sectors(self.limits.logical_block.into());
+        let most = sectors(range.max_len);
+        most.saturating_sub(most.checked_rem(block).unwrap_or(0))
     }
+}
+
+/// Whole sectors in so many bytes, as many as a field holds.
+fn sectors(bytes: u64) -> u32 {
+    u32::try_from(bytes / SECTOR).unwrap_or(u32::MAX)
 }
 
 /// The geometry that others compute, too, so that an image boots here and there.
 fn geometry(capacity: u64) -> Geometry {
-    let cylinder = u64::from(SECTOR)
-        .saturating_mul(HEADS.into())
-        .saturating_mul(SECTORS_PER_TRACK.into());
-    let cylinders = capacity.checked_div(cylinder).unwrap_or(0);
+    let cylinders = capacity / SECTOR / SECTORS_PER_CYLINDER;
     let cylinders = u16::try_from(cylinders).map_or(MAX_CYLINDERS, |c| c.clamp(2, MAX_CYLINDERS));
     Geometry {
         cylinders: U16::new(cylinders),
@@ -164,5 +167,180 @@ fn topology(limits: &Limits) -> Topology {
         alignment_offset: 0,
         min_io_size: U16::new(u16::try_from(smallest).unwrap_or(0)),
         opt_io_size: U32::new(blocks(limits.optimal_io)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::IntoBytes;
+
+    const RANGE: Range = Range {
+        max_len: (1 << 30) + 512,
+        alignment: 65536,
+    };
+
+    fn config() -> Config {
+        Config {
+            limits: Limits {
+                read_only: false,
+                logical_block: 4096,
+                physical_block: 16384,
+                minimum_io: 65536,
+                optimal_io: 1 << 20,
+                rotational: None,
+                discard: None,
+                write_zeroes: None,
+                secure_erase: None,
+            },
+            cache: Cache::Writeback,
+            queues: 0x1234,
+            queue_size: 1024,
+            lifetime: false,
+        }
+    }
+
+    fn bytes(config: &Config, capacity: u64) -> Vec<u8> {
+        config.space(capacity, true).as_bytes().to_vec()
+    }
+
+    fn u32_at(bytes: &[u8], at: usize) -> u32 {
+        u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+    }
+
+    #[test]
+    fn each_field_lies_where_the_specification_says() {
+        let mut config = config();
+        config.limits.discard = Some(RANGE);
+        config.limits.write_zeroes = Some(Range {
+            max_len: u64::MAX,
+            alignment: 512,
+        });
+        config.limits.secure_erase = Some(Range {
+            max_len: 8192,
+            alignment: 4096,
+        });
+        let bytes = bytes(&config, 0x1122_3344_5000);
+        assert_eq!(bytes.len(), 96);
+        assert_eq!(bytes[..8], (0x1122_3344_5000_u64 / 512).to_le_bytes());
+        assert_eq!((u32_at(&bytes, 8), u32_at(&bytes, 12)), (0, 254));
+        assert_eq!(bytes[16..20], [0xff, 0x3f, 16, 63]);
+        assert_eq!(u32_at(&bytes, 20), 4096);
+        assert_eq!(bytes[24..28], [2, 0, 16, 0]);
+        assert_eq!(u32_at(&bytes, 28), 256);
+        assert_eq!(bytes[32..36], [1, 0, 0x34, 0x12]);
+        let numbers: Vec<_> = (36..56).step_by(4).map(|at| u32_at(&bytes, at)).collect();
+        // The last sector of the longest discard is no whole block, and 2^32 sectors are cut to whole blocks.
+        assert_eq!(numbers, [1 << 21, 256, 128, u32::MAX - 7, 256]);
+        assert_eq!(bytes[56..60], [1, 0, 0, 0]);
+        let numbers: Vec<_> = (60..72).step_by(4).map(|at| u32_at(&bytes, at)).collect();
+        assert_eq!(numbers, [16, 256, 8]);
+        assert_eq!(bytes[72..], [0; 24]);
+        assert_eq!(crate::spec::WRITEBACK_OFFSET, 32);
+    }
+
+    #[test]
+    fn bits_and_fields_come_and_go_together() {
+        type Change = fn(&mut Config);
+        let cases: [(u64, std::ops::Range<usize>, Change); 3] = [
+            (feature::DISCARD, 36..48, |c| c.limits.discard = Some(RANGE)),
+            (feature::WRITE_ZEROES, 48..56, |c| {
+                c.limits.write_zeroes = Some(RANGE);
+            }),
+            (feature::SECURE_ERASE, 60..72, |c| {
+                c.limits.secure_erase = Some(RANGE);
+            }),
+        ];
+        for (bit, fields, change) in cases {
+            let without = config();
+            let mut with = config();
+            change(&mut with);
+            assert_eq!(with.features(), without.features() | bit);
+            assert_eq!(without.features() & bit, 0);
+            assert!(bytes(&without, 0)[fields.clone()].iter().all(|byte| *byte == 0));
+            for field in bytes(&with, 0)[fields].chunks(4) {
+                assert_ne!(field, [0; 4]);
+            }
+            with.limits.read_only = true;
+            assert_eq!(with.features(), without.features() | feature::RO);
+        }
+        let mut lifetime = config();
+        lifetime.lifetime = true;
+        assert_eq!(lifetime.features(), config().features() | feature::LIFETIME);
+    }
+
+    #[test]
+    fn zeroes_unmap_only_what_can_be_discarded() {
+        let mut config = config();
+        config.limits.write_zeroes = Some(RANGE);
+        assert_eq!(bytes(&config, 0)[56], 0);
+        config.limits.discard = Some(RANGE);
+        assert_eq!(bytes(&config, 0)[56], 1);
+    }
+
+    #[test]
+    fn the_bits_that_are_always_there() {
+        let always = [2, 4, 6, 9, 10, 11, 12]
+            .iter()
+            .fold(0, |bits, bit| bits | 1_u64 << bit);
+        assert_eq!(config().features(), always);
+        let mut config = config();
+        config.cache = Cache::Unsafe;
+        assert_eq!(config.features(), always & !(1 << 9) & !(1 << 11));
+    }
+
+    #[test]
+    fn chains_fit_the_ring_and_one_page() {
+        for (size, most) in [(1024, 254), (256, 254), (128, 126), (4, 2), (2, 1)] {
+            let mut config = config();
+            config.queue_size = size;
+            assert_eq!(u32_at(&bytes(&config, 0), 12), most);
+        }
+    }
+
+    #[test]
+    fn small_disks_have_two_cylinders_and_large_ones_the_most_there_are() {
+        let cylinders = |capacity| geometry(capacity).cylinders.get();
+        assert_eq!(cylinders(0), 2);
+        assert_eq!(cylinders(100 * 16 * 63 * 512), 100);
+        assert_eq!(cylinders(1 << 40), 16383);
+        assert_eq!(cylinders(u64::MAX), 16383);
+    }
+
+    #[test]
+    fn sizes_that_are_unknown_or_too_large_are_not_made_up() {
+        let mut limits = config().limits;
+        (limits.minimum_io, limits.optimal_io) = (0, 0);
+        let told = topology(&limits);
+        assert_eq!((told.min_io_size.get(), told.opt_io_size.get()), (4, 0));
+        limits.minimum_io = 1 << 30;
+        assert_eq!(topology(&limits).min_io_size.get(), 0);
+    }
+
+    #[test]
+    fn a_write_is_stable_as_the_specification_says() {
+        let (flush, wce) = (feature::FLUSH, feature::CONFIG_WCE);
+        let mut config = config();
+        for (features, writeback, through) in [
+            // Case 1: neither was negotiated.
+            (0, true, true),
+            (0, false, true),
+            // Case 2, and its contrary.
+            (flush | wce, false, true),
+            (flush | wce, true, false),
+            (wce, false, true),
+            (wce, true, false),
+            // Only case 3 is left, unless --cache writethrough set the byte.
+            (flush, true, false),
+            (flush, false, true),
+        ] {
+            assert_eq!(
+                config.writes_through(features | feature::MQ, writeback),
+                through,
+                "{features:#x} {writeback}"
+            );
+        }
+        config.cache = Cache::Unsafe;
+        assert!(!config.writes_through(0, false));
     }
 }

@@ -42,7 +42,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
 };
 
 /// Most requests in flight on one thread.
-const MAX_DEPTH: usize = 1024;
+pub(crate) const MAX_DEPTH: usize = 1024;
 
 /// How a disk is served, beside what [`Config`] says.
 #[derive(Clone, Debug)]
@@ -76,7 +76,8 @@ pub(crate) struct Shared {
     writeback: AtomicBool,
     /// Whether the driver has written it.
     writeback_set: AtomicBool,
-    /// The capacity that the front end was last told; `u64::MAX` for none.
+    /// The capacity that the front end last read, and that it was last told to read; `u64::MAX` for none.
+    read: AtomicU64,
     told: AtomicU64,
     session: Mutex<Option<ConfigChange>>,
 }
@@ -88,6 +89,7 @@ impl Blk {
             limiter: Limiter::new(&service.rate),
             writeback: (config.cache != Cache::Writethrough).into(),
             writeback_set: false.into(),
+            read: u64::MAX.into(),
             told: u64::MAX.into(),
             bounds: config.bounds(0),
             session: Mutex::default(),
@@ -105,14 +107,33 @@ impl Shared {
             .writes_through(features, self.writeback.load(Ordering::Relaxed))
     }
 
-    /// Tells the front end that the capacity has changed, if it was told another one.
-    fn tell_capacity(&self) {
-        let told = self.told.load(Ordering::Relaxed);
-        if told == u64::MAX || told == self.disk.capacity() {
+    /// Tells the front end to read the capacity anew if it has changed, once.
+    pub(crate) fn tell_capacity(&self) {
+        let (capacity, told) = (self.disk.capacity(), self.told.load(Ordering::Relaxed));
+        if told == capacity || told == u64::MAX {
             return;
         }
-        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(session) = session.as_ref() {
+        let ours = self
+            .told
+            .compare_exchange(told, capacity, Ordering::Relaxed, Ordering::Relaxed);
+        if ours.is_ok() {
+            let sectors = |bytes: u64| bytes / SECTOR;
+            log::info!(
+                "{}: {} sectors instead of {}",
+                self.service.name,
+                sectors(capacity),
+                sectors(told)
+            );
+            let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+            session.as_ref().inspect(|session| session.notify());
+        }
+    }
+
+    /// A front end connects: it may remember a capacity of an earlier connection.
+    fn connect(&self, session: &ConfigChange) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
+        let (read, capacity) = (self.read.load(Ordering::Relaxed), self.disk.capacity());
+        if read != u64::MAX && read != capacity {
             session.notify();
         }
     }
@@ -158,6 +179,7 @@ impl Device for Blk {
             *byte = bytes.get(at).copied().unwrap_or(0);
         }
         if offset == 0 {
+            self.0.read.store(capacity, Ordering::Relaxed);
             self.0.told.store(capacity, Ordering::Relaxed);
         }
     }
@@ -186,8 +208,7 @@ impl Device for Blk {
             // Section 5.2.5.2; only now are the features known.
             shared.writeback.store(false, Ordering::Relaxed);
         }
-        *shared.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(start.config_change.clone());
-        shared.tell_capacity();
+        shared.connect(start.config_change);
         let Config {
             queues, queue_size, ..
         } = shared.config;
@@ -196,19 +217,10 @@ impl Device for Blk {
     }
 
     fn hang_up(&self) {
-        let (name, before) = (&self.0.service.name, self.0.disk.capacity());
-        match self.0.disk.refresh() {
-            Err(e) => log::warn!("{name}: cannot look at its size: {e}"),
-            Ok(capacity) if capacity == before => log::info!("{name}: still {capacity} bytes"),
-            Ok(capacity) => {
-                log::info!(
-                    "{name}: {} sectors instead of {}",
-                    capacity / u64::from(SECTOR),
-                    before / u64::from(SECTOR)
-                );
-                self.0.tell_capacity();
-            }
+        if let Err(e) = self.0.disk.refresh() {
+            log::warn!("{}: cannot look at its size: {e}", self.0.service.name);
         }
+        self.0.tell_capacity();
     }
 }
 

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Virtio device id (section 5.2.1).
 pub const VIRTIO_ID_BLOCK: u32 = 2;
 /// Bytes of a sector, the unit of positions and lengths on the wire whatever the block size is.
-pub const SECTOR: u32 = 512;
+pub const SECTOR: u64 = 512;
 /// Length of a device id string (section 5.2.6).
 pub const ID_LEN: usize = 20;
 

@@ -77,6 +77,8 @@ enum Pause {
 impl Worker for BlkWorker {
     fn queue(&mut self, cx: &mut Cx<'_>, q: usize) {
         self.watch(cx);
+        // A storage on the network may find out by itself that it has changed.
+        self.shared.tell_capacity();
         loop {
             let pause = self.take(cx, q);
             let progress = self.settle();
@@ -200,6 +202,7 @@ impl BlkWorker {
                 let id = self.admit(chain);
                 if let Some(slot) = self.slots.get_mut(id as usize) {
                     mem::swap(&mut slot.segments, &mut self.segments);
+                    slot.segments.retain(|segment| segment.extent.len > 0);
                     slot.segments.reverse();
                     slot.effect = Some(effect);
                 }
@@ -276,7 +279,7 @@ impl BlkWorker {
         // The guest's memory may go meanwhile.
         slot.data.clear();
         if let (Err(e), Some((op, Extent { offset, len }))) = (&completion.result, slot.at) {
-            let (name, sector) = (&self.shared.service.name, offset / u64::from(SECTOR));
+            let (name, sector) = (&self.shared.service.name, offset / SECTOR);
             guest_warn!("{name}: {op:?} of {len} bytes at sector {sector}: {e}");
         }
         self.go_on(completion.id, status_of(&completion.result));
@@ -322,3 +325,6 @@ fn data_out(chain: &Chain) -> usize {
 fn data_in(chain: &Chain) -> usize {
     chain.writable_len().saturating_sub(1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::parser::MatchesError;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser};
 
+use vu_storage::nbd::Uri;
+
 use super::options::DiskOptions;
 use super::value;
 
@@ -27,6 +29,8 @@ pub struct DiskArgs {
 pub enum Source {
     /// A regular file or a block device.
     File(PathBuf),
+    /// An export of an NBD server.
+    Nbd(Uri),
     /// So many bytes of this process' memory.
     Memory(u64),
     /// Nowhere; so many bytes are said to be there.
@@ -38,6 +42,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
+            Self::Nbd(uri) => uri.fmt(f),
             Self::Memory(size) => write!(f, "memory of {size} bytes"),
             Self::Null(size) => write!(f, "null of {size} bytes"),
         }
@@ -71,6 +76,12 @@ struct Plain {
     #[arg(long, visible_aliases = ["path", "image"], value_name = "PATH", help_heading = HEADING)]
     blk_file: Vec<PathBuf>,
 
+    /// Serve an export of an NBD server: nbd://host/export or nbd+unix:///export?socket=/path
+    ///
+    /// Requests wait while there is no server, and are sent again to the next one.
+    #[arg(long, value_name = "URI", help_heading = HEADING)]
+    nbd: Vec<Uri>,
+
     /// Serve SIZE bytes of memory (as 64M or 1G), all zero at first and gone with the daemon
     #[arg(long, value_name = "SIZE", value_parser = value::capacity, help_heading = HEADING)]
     memory: Vec<u64>,
@@ -98,6 +109,7 @@ impl FromArgMatches for Disks {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut disks = Vec::new();
         collect(matches, "blk_file", &mut disks, |path| plain(Source::File(path)));
+        collect(matches, "nbd", &mut disks, |uri| plain(Source::Nbd(uri)));
         collect(matches, "memory", &mut disks, |size| plain(Source::Memory(size)));
         collect(matches, "null", &mut disks, |size| plain(Source::Null(size)));
         collect(matches, "disk", &mut disks, |disk| disk);
@@ -157,19 +169,21 @@ fn disk(text: &str) -> Result<DiskArgs, String> {
     let line = Line::try_parse_from(words).map_err(|e| reason(&e))?;
     let Plain {
         blk_file,
+        nbd,
         memory,
         null,
     } = line.plain;
     let files = blk_file.into_iter().map(Source::File);
+    let exports = nbd.into_iter().map(Source::Nbd);
     let memories = memory.into_iter().map(Source::Memory);
     let nulls = null.into_iter().map(Source::Null);
-    let mut sources = files.chain(memories).chain(nulls);
+    let mut sources = files.chain(exports).chain(memories).chain(nulls);
     match (sources.next(), sources.next()) {
         (Some(source), None) => Ok(DiskArgs {
             source,
             options: line.options,
         }),
-        _ => Err("exactly one of path, memory and null is needed".into()),
+        _ => Err("exactly one of path, nbd, memory and null is needed".into()),
     }
 }
 

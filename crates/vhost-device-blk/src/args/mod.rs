@@ -33,7 +33,7 @@ pub struct BlkArgs {
 
 /// There is nothing to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no disk: name one by --blk-file PATH, --memory SIZE, --null SIZE or --disk KEY=VALUE,...")]
+#[error("no disk: name one by --blk-file PATH, --nbd URI, --memory SIZE or --disk KEY=VALUE,...")]
 pub struct NoDisk;
 
 impl BlkArgs {

@@ -2,6 +2,7 @@
 //! How a disk is served: the same options for all disks, and within `--disk` for one.
 
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -18,6 +19,16 @@ pub struct DiskOptions {
     /// Format of the file [default: raw]
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = STORAGE)]
     pub format: Option<Format>,
+
+    /// Read what a qcow2 image does not have from the file at PATH
+    ///
+    /// What the image itself says about a backing file is not followed, since a guest could have written it.
+    #[arg(long, value_name = "PATH", help_heading = STORAGE)]
+    pub backing_file: Option<PathBuf>,
+
+    /// Format of the backing file [default: raw]
+    #[arg(long, value_enum, value_name = "FORMAT", hide_possible_values = true, help_heading = STORAGE)]
+    pub backing_format: Option<Format>,
 
     /// Refuse writes, and open the file for reading only
     #[arg(short, long, visible_alias = "readonly", value_name = "on|off", value_parser = value::switch)]
@@ -51,6 +62,14 @@ pub struct DiskOptions {
     /// Bytes of a logical block [default: what the storage says, 512 for regular files]
     #[arg(long, value_name = "SIZE", value_parser = value::block_size, help_heading = STORAGE)]
     pub block_size: Option<u32>,
+
+    /// Most connections to an NBD server that allows several [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..), help_heading = STORAGE)]
+    pub nbd_connections: Option<u8>,
+
+    /// After how many seconds without an NBD server requests fail [default: never, they wait]
+    #[arg(long, value_name = "SECONDS", value_parser = value::seconds, help_heading = STORAGE)]
+    pub nbd_timeout: Option<Duration>,
 
     /// Serial number that the guest sees, at most 20 bytes [default: none]
     #[arg(long, value_name = "TEXT", value_parser = value::serial, help_heading = DEVICE)]
@@ -101,6 +120,8 @@ impl DiskOptions {
     pub(super) fn or(self, defaults: &Self) -> Self {
         Self {
             format: self.format.or(defaults.format),
+            backing_file: self.backing_file.or_else(|| defaults.backing_file.clone()),
+            backing_format: self.backing_format.or(defaults.backing_format),
             read_only: self.read_only.or(defaults.read_only),
             cache: self.cache.or(defaults.cache),
             direct: self.direct.or(defaults.direct),
@@ -108,6 +129,8 @@ impl DiskOptions {
             discard: self.discard.or(defaults.discard),
             lock: self.lock.or(defaults.lock),
             block_size: self.block_size.or(defaults.block_size),
+            nbd_connections: self.nbd_connections.or(defaults.nbd_connections),
+            nbd_timeout: self.nbd_timeout.or(defaults.nbd_timeout),
             serial: self.serial.or_else(|| defaults.serial.clone()),
             num_queues: self.num_queues.or(defaults.num_queues),
             queue_size: self.queue_size.or(defaults.queue_size),
@@ -127,6 +150,8 @@ pub enum Format {
     /// They are the bytes of the disk.
     #[default]
     Raw,
+    /// They are an image that grows as it is written.
+    Qcow2,
 }
 
 /// When writes become durable, and whether the host caches them.
