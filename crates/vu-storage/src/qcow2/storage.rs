@@ -231,6 +231,9 @@ impl Order {
         }
         let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         file.read_exact_at(&mut bytes, start)?;
+        // A table that has moved was written in one piece, after all refcounts: entries kept back for its
+        // old place are in it, and that place may become anything.
+        self.kept_refcounts.clear();
         self.refcount_blocks = pointers(&bytes).collect();
         self.refcount_table = table;
         Ok(())
