@@ -19,6 +19,8 @@ const MAX_REPLIES: usize = 10_000;
 const MAX_REPLY: usize = 2 * MAX_STRING + 64;
 /// Most names of exports that are kept for a message.
 const MAX_NAMES: usize = 16;
+/// Most characters of a text of the server in a message.
+const MAX_SHOWN: usize = 100;
 /// Largest minimum block size that the specification allows.
 const MAX_MINIMUM: u32 = 64 << 10;
 
@@ -74,7 +76,7 @@ pub enum HandshakeError {
     #[error("the server is shutting down")]
     ShutDown,
     /// It does not want to, for a reason of its own.
-    #[error("the server refused export '{}' (error {code}){}", export.escape_debug(), says(text))]
+    #[error("the server refused export '{}' (error {code}){}", shown(export), says(text))]
     Refused {
         /// What was asked for.
         export: String,
@@ -101,26 +103,31 @@ pub(super) fn plain(error: &io::Error) -> String {
         .map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
 }
 
+/// As much of what a server says as is worth showing, without what a terminal would take for more than text.
+fn shown(text: &str) -> String {
+    text.chars()
+        .take(MAX_SHOWN)
+        .flat_map(char::escape_debug)
+        .collect()
+}
+
 fn says(text: &str) -> String {
     match text {
         "" => String::new(),
-        _ => format!(": {}", text.escape_debug()),
+        _ => format!(": {}", shown(text)),
     }
 }
 
 fn no_export(export: &str, exports: Option<&Vec<String>>) -> String {
-    let missing = format!("export '{}' is not there", export.escape_debug());
+    let missing = format!("export '{}' is not there", shown(export));
     let Some(exports) = exports else {
         return missing;
     };
-    let mut names: Vec<_> = exports
-        .iter()
-        .map(|name| match name.as_str() {
-            "" => "the default one".into(),
-            name => name.escape_debug().to_string(),
-        })
-        .take(MAX_NAMES)
-        .collect();
+    let name = |name: &String| match name.as_str() {
+        "" => "the default one".into(),
+        name => shown(name),
+    };
+    let mut names: Vec<_> = exports.iter().map(name).take(MAX_NAMES).collect();
     if exports.len() > names.len() {
         names.push("...".into());
     }

@@ -28,6 +28,8 @@
 mod commands;
 mod connect;
 mod engine;
+#[doc(hidden)]
+pub mod fuzz;
 mod handshake;
 mod link;
 mod reply;
