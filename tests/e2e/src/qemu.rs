@@ -12,6 +12,9 @@ use std::str::FromStr;
 /// How much memory a guest has.
 const SIZE: &str = "256M";
 
+/// How much can be plugged in besides, and in how many pieces.
+const MORE: &str = ",slots=4,maxmem=1G";
+
 /// How soon QEMU tries again where a daemon has gone.
 const RECONNECT: &str = ",reconnect-ms=50";
 
@@ -104,6 +107,7 @@ pub struct Qemu {
     qmp: Option<PathBuf>,
     cpus: u8,
     reconnects: bool,
+    pluggable: bool,
     incoming: Option<PathBuf>,
 }
 
@@ -123,6 +127,7 @@ impl Qemu {
             qmp: None,
             cpus: 1,
             reconnects: false,
+            pluggable: false,
             incoming: None,
         }
     }
@@ -183,6 +188,13 @@ impl Qemu {
         self
     }
 
+    /// Leaves room for memory that is plugged in later: see [`Qmp::plug_memory`](crate::qmp::Qmp::plug_memory).
+    #[must_use]
+    pub fn pluggable(mut self) -> Self {
+        self.pluggable = true;
+        self
+    }
+
     /// Has it connect again to a daemon that has gone.
     #[must_use]
     pub fn reconnects(mut self) -> Self {
@@ -220,13 +232,14 @@ impl Qemu {
             self.machine.words(),
             self.script
         );
+        let more = if self.pluggable { MORE } else { "" };
         let mut launch = Launch::new(&self.program)
             .args(["-nodefaults", "-no-user-config"])
             .option("-display", "none")
             .option("-serial", serial)
             .option("-machine", self.machine.options())
             .option("-accel", self.accel.name())
-            .option("-m", SIZE)
+            .option("-m", &format!("{SIZE}{more}"))
             .option("-smp", &self.cpus.to_string())
             .option("-object", &self.memory.object(folder))
             .option("-kernel", &self.boot.kernel.display().to_string())

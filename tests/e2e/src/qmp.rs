@@ -87,6 +87,17 @@ impl Qmp {
         }
     }
 
+    /// Plugs `size` bytes of memory in, which is called `name`.
+    ///
+    /// # Errors
+    /// When the machine has no room for it.
+    pub fn plug_memory(&mut self, name: &str, size: u64) -> Result<()> {
+        let memory = json!({ "qom-type": "memory-backend-memfd", "id": name, "size": size, "share": true });
+        self.execute_with("object-add", &memory)?;
+        let module = json!({ "driver": "pc-dimm", "id": format!("{name}-dimm"), "memdev": name });
+        self.execute_with("device_add", &module).map(drop)
+    }
+
     /// Moves the machine to the QEMU that waits at `socket`, while it runs, and ends this one.
     ///
     /// # Errors

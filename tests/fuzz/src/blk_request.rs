@@ -109,7 +109,7 @@ impl Disk {
 ///
 /// # Panics
 /// When the parser lets something else pass than the specification and the disk allow, or refuses what they do allow.
-pub fn run(input: &[u8]) {
+pub(crate) fn run(input: &[u8]) {
     let Some((prefix, bytes)) = input.split_first_chunk() else {
         return;
     };

@@ -14,7 +14,7 @@ const EDGES: [u8; 8] = [0, 1, 2, 4, 0x7f, 0x80, 0xfe, 0xff];
 ///
 /// # Panics
 /// When the corpus cannot be read or is empty, and when `target` does; the input is printed then.
-pub fn run(corpus: &str, count: u64, target: impl Fn(&[u8])) {
+pub(crate) fn run(corpus: &str, count: u64, target: impl Fn(&[u8])) {
     let folder = Path::new(corpus);
     let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{corpus}: {error}"));
     let mut paths: Vec<_> = entries

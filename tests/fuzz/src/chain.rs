@@ -223,7 +223,7 @@ fn entry(bytes: [u8; 16]) -> Descriptor {
 ///
 /// # Panics
 /// When the device read or wrote other bytes than the chain says, or served one that breaks the rules.
-pub fn run(input: &[u8]) {
+pub(crate) fn run(input: &[u8]) {
     let mut guest = guest().lock().unwrap_or_else(PoisonError::into_inner);
     let memory = guest.memory.clone();
     let mut records = input.chunks(8).map(record);

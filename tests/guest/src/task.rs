@@ -39,6 +39,11 @@ impl Options {
         )
     }
 
+    /// Whether `key` is there, with or without a value.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
     /// The value of `key`, or `default` where it is absent.
     pub(crate) fn get<T>(&self, key: &str, default: T) -> anyhow::Result<T>
     where

@@ -96,17 +96,21 @@ pub(super) fn write(options: &Options) -> anyhow::Result<Value> {
     Ok(place.result(start))
 }
 
-/// Reads and checks the pattern, or zeroes with `seed=0`.
+/// Reads and checks the pattern, or zeroes with `seed=0`, or nothing with `any`.
 pub(super) fn read(options: &Options) -> anyhow::Result<Value> {
     let disk = Disk::find(options)?;
     let place = Place::of(options, &disk)?;
     let file = disk.open(false)?;
+    let any = options.has("any");
     let start = Instant::now();
     let mut buffer = Aligned::new(CHUNK);
     for (at, len) in place.chunks() {
         let data = &mut buffer.bytes()[..len];
         file.read_exact_at(data, at)
             .with_context(|| format!("read at {at}"))?;
+        if any {
+            continue;
+        }
         if place.seed == 0 {
             let mut blocks = data.chunks(BLOCK);
             if let Some(block) = blocks.find(|block| block.iter().any(|byte| *byte != 0)) {
@@ -123,7 +127,7 @@ pub(super) fn read(options: &Options) -> anyhow::Result<Value> {
 pub(super) fn zero(options: &Options) -> anyhow::Result<Value> {
     let disk = Disk::find(options)?;
     let place = Place::of(options, &disk)?;
-    let how = if options.get("keep", "no".to_owned())?.is_empty() {
+    let how = if options.has("keep") {
         FallocateFlags::ZERO_RANGE
     } else {
         FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE

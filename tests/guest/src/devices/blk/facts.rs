@@ -12,6 +12,7 @@ const LIMITS: &[&str] = &[
     "discard_granularity",
     "discard_max_bytes",
     "logical_block_size",
+    "max_discard_segments",
     "max_segments",
     "minimum_io_size",
     "optimal_io_size",

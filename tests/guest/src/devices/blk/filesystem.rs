@@ -4,7 +4,7 @@
 //! Options of `fill` and `check`: `files=N` (8) of `bytes=N` (1 MiB), named after their number, and `seed=N` (1).
 
 use super::pattern;
-use super::{Disk, direct, facts, tool};
+use super::{Disk, tool};
 use crate::task::Options;
 use anyhow::{Context, bail};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -43,7 +43,7 @@ pub(super) fn mount(options: &Options) -> anyhow::Result<Value> {
 
 /// Writes files, with `remove` after removing those that are there; then makes all durable.
 pub(super) fn fill(options: &Options) -> anyhow::Result<Value> {
-    if options.get("remove", "no".to_owned())?.is_empty() {
+    if options.has("remove") {
         for entry in std::fs::read_dir(FOLDER).context(FOLDER)? {
             let path = entry?.path();
             if path.is_file() {
@@ -93,21 +93,6 @@ pub(super) fn trim(_: &Options) -> anyhow::Result<Value> {
 pub(super) fn unmount(_: &Options) -> anyhow::Result<Value> {
     rustix::mount::unmount(FOLDER, UnmountFlags::empty()).context("umount")?;
     Ok(Value::Null)
-}
-
-/// A look at a disk, for people: its facts, some MiB written and read, a file system with files in it.
-pub(super) fn tour(options: &Options) -> anyhow::Result<Value> {
-    let mut seen = json!({ "facts": facts::show(options)? });
-    if seen["facts"]["read_only"] == false {
-        seen["write"] = direct::write(options)?;
-        seen["read"] = direct::read(options)?;
-        make(options)?;
-        mount(options)?;
-        fill(options)?;
-        seen["files"] = check(options)?;
-        unmount(options)?;
-    }
-    Ok(seen)
 }
 
 /// The files' paths, each with the seed of what stands in it.

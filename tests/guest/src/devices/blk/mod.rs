@@ -3,18 +3,19 @@
 //!
 //! Options of each action: `do=ACTION` (facts) and `disk=NAME` (vda). One file per kind of action: [`facts`] what the
 //! kernel knows, [`direct`] reading, writing and discarding past the page cache, [`filesystem`] the life of an ext4,
-//! [`load`] writers that verify without an end. What a byte must be is said by [`pattern`].
+//! [`memory`] the same from all over the guest's memory, [`load`] writers that verify without an end. What a byte must be is said by [`pattern`].
 
 mod direct;
 mod facts;
 mod filesystem;
 mod load;
+mod memory;
 mod pattern;
 
 use crate::mounts::is_program;
 use crate::task::{Options, Task};
 use anyhow::{Context, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ const ACTIONS: &[(&str, Task)] = &[
     ("discard", direct::discard),
     ("erase", direct::erase),
     ("queues", direct::use_queues),
+    ("memory", memory::use_all),
     ("mkfs", filesystem::make),
     ("mount", filesystem::mount),
     ("fill", filesystem::fill),
@@ -40,7 +42,7 @@ const ACTIONS: &[(&str, Task)] = &[
     ("trim", filesystem::trim),
     ("umount", filesystem::unmount),
     ("load", load::run),
-    ("tour", filesystem::tour),
+    ("tour", tour),
 ];
 
 /// Runs one action.
@@ -50,6 +52,24 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
         Some((_, act)) => act(options),
         None => bail!("do={action}: no such action"),
     }
+}
+
+/// A look at a disk, for people: its facts, and how fast it is read; with `wipe`, which takes all that is on it, also
+/// how fast it is written, and a file system with files in it.
+fn tour(options: &Options) -> anyhow::Result<Value> {
+    let mut seen = json!({ "facts": facts::show(options)? });
+    if !options.has("wipe") {
+        seen["read"] = direct::read(options)?;
+        return Ok(seen);
+    }
+    seen["write"] = direct::write(options)?;
+    seen["read"] = direct::read(options)?;
+    filesystem::make(options)?;
+    filesystem::mount(options)?;
+    filesystem::fill(options)?;
+    seen["files"] = filesystem::check(options)?;
+    filesystem::unmount(options)?;
+    Ok(seen)
 }
 
 /// A disk, there as soon as the driver has found it.
