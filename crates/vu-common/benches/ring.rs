@@ -19,6 +19,8 @@ use vu_testkit::frontend::FrontEnd;
 use vu_testkit::guest::{BUFFERS, Guest, Options};
 
 const REQUESTS: u32 = 2_000_000;
+/// One at a time takes longer.
+const FEW_REQUESTS: u32 = 200_000;
 /// As `virtio-blk` has them: a header, the data of one page, a status.
 const DATA: u32 = 4096;
 const DESCRIPTORS: u16 = 3;
@@ -27,6 +29,7 @@ const RING: u16 = 512;
 /// Answers each request before it takes the next, or all of a turn together.
 struct Null {
     collect: bool,
+    poll: Duration,
     tid: AtomicI32,
 }
 
@@ -39,7 +42,10 @@ impl Device for Null {
     type Worker = NullWorker;
 
     fn spec(&self) -> Spec {
-        Spec::new("null", 2, 1)
+        Spec {
+            poll: self.poll,
+            ..Spec::new("null", 2, 1)
+        }
     }
 
     fn start(&self, _start: &Start<'_>) -> io::Result<NullWorker> {
@@ -136,9 +142,10 @@ fn cpu_time(tid: i32) -> Duration {
 }
 
 /// CPU time of the worker's thread per request, and time per request.
-fn measure(depth: u16, indirect: bool, collect: bool) -> (Duration, Duration) {
+fn measure(depth: u16, indirect: bool, collect: bool, poll: Duration) -> (Duration, Duration) {
     let device = Arc::new(Null {
         collect,
+        poll,
         tid: AtomicI32::new(0),
     });
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
@@ -162,7 +169,8 @@ fn measure(depth: u16, indirect: bool, collect: bool) -> (Duration, Duration) {
     (0..100).for_each(|_| round());
     let tid = device.tid.load(Ordering::Acquire);
     let (cpu, began) = (cpu_time(tid), Instant::now());
-    let rounds = REQUESTS / u32::from(depth);
+    let requests = if depth < 8 { FEW_REQUESTS } else { REQUESTS };
+    let rounds = requests / u32::from(depth);
     (0..rounds).for_each(|_| round());
     let count = rounds * u32::from(depth);
     let result = (
@@ -179,13 +187,20 @@ fn main() {
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
-    println!("depth  table     answers   CPU/request  time/request");
+    println!("depth  table     answers     CPU/request  time/request");
     for depth in [32, 128] {
         for (indirect, table) in [(false, "direct"), (true, "indirect")] {
             for (collect, answers) in [(false, "one by one"), (true, "together")] {
-                let (cpu, time) = measure(depth, indirect, collect);
-                println!("{depth:5}  {table:8}  {answers:10}  {cpu:>8.0?}  {time:>10.0?}");
+                let (cpu, time) = measure(depth, indirect, collect, Duration::ZERO);
+                println!("{depth:5}  {table:8}  {answers:10}  {cpu:>10.0?}  {time:>12.0?}");
             }
+        }
+    }
+    println!("depth  longest poll  CPU/request  time/request");
+    for depth in [1, 32, 128] {
+        for poll in [Duration::ZERO, Duration::from_micros(50)] {
+            let (cpu, time) = measure(depth, true, false, poll);
+            println!("{depth:5}  {poll:>12.0?}  {cpu:>11.0?}  {time:>12.0?}");
         }
     }
 }

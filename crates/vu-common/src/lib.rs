@@ -56,6 +56,7 @@ mod sigbus;
 mod signal;
 mod socket;
 mod socket_path;
+mod spin;
 mod state;
 mod turn;
 mod worker;

@@ -184,10 +184,11 @@ impl<D: Device> Session<D> {
         };
         let name = format!("{}-{index}", self.spec.name);
         let group = queue.group().clone();
-        let thread = Thread::spawn(name, group, self.config_change.clone(), start).map_err(|e| {
-            log::error!("{}: cannot start: {e}", self.spec.name);
-            RingFault::Device
-        })?;
+        let thread =
+            Thread::spawn(name, self.spec.poll, group, self.config_change.clone(), start).map_err(|e| {
+                log::error!("{}: cannot start: {e}", self.spec.name);
+                RingFault::Device
+            })?;
         if let Some(slot) = self.threads.get_mut(index) {
             *slot = Some(thread);
         }

@@ -14,10 +14,13 @@ use crate::device::Worker;
 use crate::frontend::ConfigChange;
 use crate::group::Group;
 use crate::poller::Poller;
+use crate::spin::Spin;
 use crate::turn::Turn;
 
 /// How often a ring without a kick descriptor is looked at (vhost-user: "polling" mode).
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// How long descriptors, the session and other threads may have to wait while the thread does not sleep.
+const LOOK_INTERVAL: Duration = Duration::from_micros(20);
 
 enum Command {
     Run(usize),
@@ -36,6 +39,7 @@ impl Thread {
     /// Starts a thread that serves the virtqueues of `group` by the worker that `start` makes there.
     pub(crate) fn spawn<W: Worker>(
         name: String,
+        poll: Duration,
         group: Arc<Group>,
         config_change: ConfigChange,
         start: impl FnOnce() -> io::Result<W> + Send + 'static,
@@ -56,7 +60,7 @@ impl Thread {
                 Err(e) => return drop(started.send(Err(e))),
             };
             let _ = started.send(Ok(()));
-            Loop::new(worker, &its, receiver).run();
+            Loop::new(worker, &its, receiver, poll).run();
         };
         let handle = std::thread::Builder::new().name(name).spawn(body)?;
         let panicked = |_| Err(io::Error::other("the device panicked"));
@@ -111,10 +115,24 @@ struct Loop<'a, W> {
     wishes: Wishes,
     /// A virtqueue without a kick descriptor runs.
     polled: bool,
+    spin: Spin,
+    /// The last turn came to something.
+    worked: bool,
+    /// There may be an empty ring whose driver was not asked to kick.
+    quiet: bool,
+    /// When it was last seen who else wants something.
+    looked: Instant,
+}
+
+/// What a thread does that has served all that it knew of.
+enum Next {
+    Serve,
+    Look,
+    Sleep,
 }
 
 impl<'a, W: Worker> Loop<'a, W> {
-    fn new(worker: W, shared: &'a Shared, commands: Receiver<Command>) -> Self {
+    fn new(worker: W, shared: &'a Shared, commands: Receiver<Command>, poll: Duration) -> Self {
         Self {
             worker,
             shared,
@@ -122,17 +140,31 @@ impl<'a, W: Worker> Loop<'a, W> {
             ready: Vec::new(),
             wishes: Wishes::new(),
             polled: false,
+            spin: Spin::new(poll),
+            worked: false,
+            quiet: false,
+            looked: Instant::now(),
         }
     }
 
     fn run(mut self) {
         let mut events = [Event::new(Events::empty(), 0); 64];
         loop {
-            let limit = self.limit();
+            let limit = match self.spin() {
+                Next::Serve => {
+                    self.serve();
+                    continue;
+                }
+                Next::Look => Some(Duration::ZERO),
+                Next::Sleep => self.limit(),
+            };
             let count = match self.shared.poller.wait(&mut events, limit) {
                 Ok(count) => count,
                 Err(e) => return log::error!("a worker cannot wait for events: {e}"),
             };
+            if self.spin.is_on() {
+                self.looked = Instant::now();
+            }
             for event in events.iter().take(count) {
                 if !self.handle(event) {
                     return;
@@ -140,7 +172,7 @@ impl<'a, W: Worker> Loop<'a, W> {
             }
             self.ring_timers();
             if self.polled {
-                self.look();
+                self.look(false);
             }
             self.serve();
         }
@@ -188,20 +220,54 @@ impl<'a, W: Worker> Loop<'a, W> {
 
     /// Calls the worker between the start and the end of a batch on each of its virtqueues.
     fn turn(&mut self, call: impl FnOnce(&mut W, &mut Cx<'_>)) {
+        let began = self.spin.is_resting().then(Instant::now);
         let mut cx = Cx {
             turn: Turn::begin(&self.shared.group),
             shared: self.shared,
             wishes: &mut self.wishes,
         };
         call(&mut self.worker, &mut cx);
-        let ended = cx.turn.end(true, |q| mark(&mut self.ready, q));
+        // A thread that is going to look for requests needs no kicks.
+        let arm = !self.spin.would_look();
+        let ended = cx.turn.end(arm, |q| mark(&mut self.ready, q));
         self.polled = ended.polled;
+        self.worked |= ended.worked;
+        self.quiet |= !arm;
+        if let Some(began) = began.filter(|_| ended.worked) {
+            self.spin.resume(began);
+        }
     }
 
-    /// A turn without a call: has a look at the rings.
-    fn look(&mut self) {
+    /// A turn without a call: has a look at the rings, and with `arm` has their drivers kick if there is nothing.
+    fn look(&mut self, arm: bool) {
         let turn = Turn::begin(&self.shared.group);
-        turn.end(false, |q| mark(&mut self.ready, q));
+        turn.end(arm, |q| mark(&mut self.ready, q));
+    }
+
+    /// Looks for requests and completions without sleeping, for as long as that is thought to pay.
+    fn spin(&mut self) -> Next {
+        if !self.spin.is_on() {
+            return Next::Sleep;
+        }
+        let mut now = Instant::now();
+        self.rest(now);
+        while now.saturating_duration_since(self.looked) < LOOK_INTERVAL {
+            if !self.ready.is_empty() {
+                return Next::Serve;
+            }
+            if !self.spin.is_open(now) {
+                return Next::Sleep;
+            }
+            self.turn(|worker, cx| worker.poll(cx));
+            std::hint::spin_loop();
+            now = Instant::now();
+            self.rest(now);
+        }
+        if self.ready.is_empty() && !self.spin.is_open(now) {
+            Next::Sleep
+        } else {
+            Next::Look
+        }
     }
 
     fn watched_event(&mut self, event: &Event) {
@@ -229,8 +295,18 @@ impl<'a, W: Worker> Loop<'a, W> {
         }
     }
 
+    /// Notes that all work has ended, if there was some.
+    fn rest(&mut self, now: Instant) {
+        if self.ready.is_empty() && std::mem::take(&mut self.worked) {
+            self.spin.rest(now);
+        }
+    }
+
     /// How long to sleep at most; `None` is for ever.
-    fn limit(&self) -> Option<Duration> {
+    fn limit(&mut self) -> Option<Duration> {
+        if self.ready.is_empty() && std::mem::take(&mut self.quiet) {
+            self.look(true);
+        }
         if !self.ready.is_empty() {
             return Some(Duration::ZERO);
         }

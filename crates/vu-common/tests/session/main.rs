@@ -11,4 +11,5 @@ mod lifecycle;
 mod memory;
 mod messages;
 mod migration;
+mod polling;
 mod recovery;

@@ -67,6 +67,10 @@ pub(crate) struct Bench {
     pub(crate) on_stop: Arc<Mutex<OnStop>>,
     pub(crate) start_fails: AtomicBool,
     pub(crate) state: Mutex<Vec<u8>>,
+    /// The longest busy poll; to be set before a guest boots.
+    pub(crate) poll: Mutex<Duration>,
+    /// Held chains are answered by a worker that polls.
+    pub(crate) answer_polling: Arc<AtomicBool>,
 }
 
 impl Bench {
@@ -80,6 +84,8 @@ impl Bench {
             on_stop: Arc::new(Mutex::new(OnStop::GiveBack)),
             start_fails: AtomicBool::new(false),
             state: Mutex::default(),
+            poll: Mutex::default(),
+            answer_polling: Arc::default(),
         };
         (Arc::new(bench), Calls(receiver))
     }
@@ -158,6 +164,7 @@ impl Device for Bench {
             config_len: CONFIG_LEN,
             config_changes: true,
             threads: 2,
+            poll: *self.poll.lock().unwrap(),
             migration: Migration::Stateful,
             ..Spec::new("bench", 42, 3)
         }
@@ -193,6 +200,7 @@ impl Device for Bench {
             calls: self.calls.clone(),
             held: Vec::new(),
             on_stop: self.on_stop.clone(),
+            answer_polling: self.answer_polling.clone(),
         })
     }
 
@@ -227,6 +235,7 @@ pub(crate) struct Desk {
     /// Chains that wait for the test to say what becomes of them.
     pub(crate) held: Vec<Chain>,
     on_stop: Arc<Mutex<OnStop>>,
+    answer_polling: Arc<AtomicBool>,
 }
 
 impl Desk {
@@ -261,6 +270,12 @@ impl Worker for Desk {
         }
         while let Ok(job) = self.jobs.try_recv() {
             job(self, cx);
+        }
+    }
+
+    fn poll(&mut self, _cx: &mut Cx<'_>) {
+        if self.answer_polling.load(Ordering::Relaxed) {
+            self.held.drain(..).for_each(echo);
         }
     }
 
