@@ -10,12 +10,17 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::sys::{is_byte_locked, share_byte};
 use super::{OpenError, host};
 
 const USED: i64 = 100;
 const UNSHARED: i64 = 200;
+
+/// How long to wait for a lock: a process that was killed lets go of a file only when its I/O has ended.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reading what was written.
 const READ: i64 = 0;
@@ -30,7 +35,14 @@ const RESIZE: i64 = 3;
 /// [`OpenError::InUse`], or what the host refused. A file system without such locks is only logged.
 pub(super) fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
     let used: &[i64] = if read_only { &[READ] } else { &[READ, WRITE] };
-    match try_lock(file, used, &[WRITE, RESIZE]) {
+    let end = Instant::now() + PATIENCE;
+    let locked = loop {
+        match try_lock(file, used, &[WRITE, RESIZE]) {
+            Ok(false) if Instant::now() < end => thread::sleep(PATIENCE / 20),
+            result => break result,
+        }
+    };
+    match locked {
         Ok(true) => Ok(()),
         Ok(false) => Err(OpenError::InUse(path.into())),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOLCK)) => {

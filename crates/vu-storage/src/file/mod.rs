@@ -17,6 +17,7 @@
 mod inline;
 mod limits;
 mod lock;
+mod pool;
 mod probe;
 mod raw;
 mod sys;
@@ -33,8 +34,10 @@ use std::sync::atomic::Ordering;
 
 use self::inline::Inline;
 use self::limits::Facts;
-use self::probe::Choice;
+use self::pool::{Pool, Threads};
+use self::probe::Kind;
 use self::raw::RawFile;
+use self::uring::Uring;
 use crate::{Disk, Engine, Lifetime, Limits};
 
 /// How a file is opened and used.
@@ -157,14 +160,7 @@ pub fn open(options: &Options) -> Result<Arc<dyn Disk>, OpenError> {
     let facts = Facts::of(&file, path, options)?;
     let choice = probe::choose(options.aio, &facts).map_err(|source| host(path, "io_uring", source))?;
     log::info!("{}: {choice}", path.display());
-    let raw = RawFile::new(file, path, &facts, choice.engine);
-    raw.measure()
-        .map_err(|source| host(path, "cannot tell its size", source))?;
-    Ok(Arc::new(RawDisk {
-        sysfs: facts.sysfs,
-        raw: Arc::new(raw),
-        choice,
-    }))
+    disk(file, path, facts, choice.engine).map_err(|source| host(path, "cannot tell its size", source))
 }
 
 /// A disk of an anonymous file in memory.
@@ -175,14 +171,7 @@ pub(crate) fn memory(file: File, logical_block: u32) -> io::Result<Arc<dyn Disk>
         ..Options::default()
     };
     let facts = Facts::of(&file, &options.path, &options).map_err(io::Error::other)?;
-    let choice = probe::choose(Aio::Inline, &facts)?;
-    let raw = RawFile::new(file, &options.path, &facts, choice.engine);
-    raw.measure()?;
-    Ok(Arc::new(RawDisk {
-        sysfs: None,
-        raw: Arc::new(raw),
-        choice,
-    }))
+    disk(file, &options.path, facts, Kind::Inline)
 }
 
 /// Opens the file itself; nothing but a regular file or a block device, so that it cannot wait.
@@ -220,8 +209,20 @@ fn host(path: &Path, what: &'static str, source: io::Error) -> OpenError {
 
 struct RawDisk {
     raw: Arc<RawFile>,
-    choice: Choice,
+    pool: Arc<Pool>,
+    engine: Kind,
     sysfs: Option<sysfs::Device>,
+}
+
+fn disk(file: File, path: &Path, facts: Facts, engine: Kind) -> io::Result<Arc<dyn Disk>> {
+    let raw = Arc::new(RawFile::new(file, path, &facts, engine));
+    raw.measure()?;
+    Ok(Arc::new(RawDisk {
+        pool: Arc::new(Pool::new(raw.clone())),
+        raw,
+        engine,
+        sysfs: facts.sysfs,
+    }))
 }
 
 impl Disk for RawDisk {
@@ -242,7 +243,11 @@ impl Disk for RawDisk {
     }
 
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
-        let raw = self.raw.clone();
-        Ok(Box::new(Inline::new(raw, depth)))
+        let (raw, pool) = (self.raw.clone(), self.pool.clone());
+        Ok(match self.engine {
+            Kind::IoUring => Box::new(Uring::new(raw, pool, depth)?),
+            Kind::Inline => Box::new(Inline::new(raw, depth)),
+            Kind::Threads => Box::new(Threads::new(pool, depth)?),
+        })
     }
 }

@@ -1,14 +1,328 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The engine on `io_uring`: one ring per thread.
+//! The engine on `io_uring`: one ring per thread, one system call for each batch.
+//!
+//! Reads, writes and flushes go through the ring. What the kernel would hand to one of its threads anyway, and
+//! what needs more than one call or a bounce buffer, goes to the disk's pool; the ring polls its eventfd, so
+//! that there is one descriptor to wait for.
+//!
+//! UNSAFETY: tells the kernel to read and write memory after the call returns. The memory is held by the
+//! slot of its request until the kernel has answered.
+#![allow(
+    unsafe_code,
+    reason = "requests refer to memory by raw pointers; see the module's text"
+)]
 
 use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
-use io_uring::IoUring;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{Fixed, FsyncFlags};
+use io_uring::{IoUring, opcode};
+use vu_common::Segments;
+
+use super::pool::{Pool, Threads};
+use super::raw::RawFile;
+use super::sys::{Direction, MAX_PIECES};
+use crate::{Completion, Engine, Op, Request};
+
+/// The only registered file.
+const FILE: Fixed = Fixed(0);
+/// Name of the poll of the pool's eventfd; slots have smaller ones.
+const POOL: u64 = u64::MAX;
+/// Most bytes that a system call moves (`MAX_RW_COUNT`).
+const MOST: usize = 0x7fff_f000;
 
 /// Whether this process may have a ring.
 ///
 /// # Errors
 /// Why not: `ENOSYS` without it, `EPERM` where it is forbidden.
 pub(super) fn permitted() -> io::Result<()> {
-    IoUring::new(1).map(drop)
+    ring(1).map(drop)
+}
+
+/// A ring used by this thread only, which is not interrupted by completions while it runs. (Deferring them
+/// until they are asked for would batch better, but such a ring's descriptor does not become readable by
+/// them.) Kernels before 6.0 do not know that.
+fn ring(entries: u32) -> io::Result<IoUring> {
+    let ours = IoUring::builder()
+        .setup_clamp()
+        .setup_single_issuer()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .build(entries);
+    match ours {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            IoUring::builder().setup_clamp().build(entries)
+        }
+        result => result,
+    }
+}
+
+/// A request on its way through the ring, and the memory that the kernel may touch until it answers.
+struct Slot {
+    request: Request,
+    /// Bytes moved.
+    done: usize,
+    /// What is left of the memory, once some were moved.
+    rest: Segments,
+}
+
+pub(super) struct Uring {
+    // First, so that it is closed before the memory goes.
+    ring: IoUring,
+    file: Arc<RawFile>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    pool: Threads,
+    /// The ring watches the pool's eventfd.
+    polls: bool,
+    /// Entries that are not in the kernel yet.
+    queued: usize,
+    /// Entries for what was done in part.
+    again: Vec<Entry>,
+}
+
+impl Uring {
+    pub(super) fn new(file: Arc<RawFile>, pool: Arc<Pool>, depth: usize) -> io::Result<Self> {
+        // One more than requests, for the poll.
+        let entries = u32::try_from(depth).unwrap_or(u32::MAX).saturating_add(1);
+        let ring = ring(entries)?;
+        ring.submitter().register_files(&[file.fd().as_raw_fd()])?;
+        Ok(Self {
+            ring,
+            file,
+            slots: Vec::with_capacity(depth),
+            free: Vec::with_capacity(depth),
+            pool: Threads::new(pool, 0)?,
+            polls: false,
+            queued: 0,
+            again: Vec::new(),
+        })
+    }
+
+    /// Whether the ring does it, rather than the pool.
+    fn does(&self, request: &Request) -> bool {
+        match request.op {
+            Op::Read | Op::Write { .. } => !request.data.is_empty() && self.file.takes(&request.data),
+            Op::Flush => true,
+            Op::Discard | Op::WriteZeroes { .. } | Op::SecureErase => false,
+        }
+    }
+
+    /// Puts a request into a slot; returns its name.
+    fn keep(&mut self, request: Request) -> u32 {
+        if let Some(name) = self.free.pop()
+            && let Some(slot) = self.slots.get_mut(name as usize)
+        {
+            (slot.request, slot.done) = (request, 0);
+            return name;
+        }
+        self.slots.push(Slot {
+            request,
+            done: 0,
+            rest: Segments::default(),
+        });
+        self.slots.len().wrapping_sub(1) as u32
+    }
+
+    fn in_flight(&self) -> usize {
+        self.slots.len().wrapping_sub(self.free.len())
+    }
+
+    fn push(&mut self, entry: &Entry) {
+        // SAFETY: what the entry refers to is in a slot until its answer has come.
+        while unsafe { self.ring.submission().push(entry) }.is_err() {
+            self.enter();
+        }
+        self.queued = self.queued.wrapping_add(1);
+    }
+
+    /// Watches the pool while it has something of ours.
+    fn watch_pool(&mut self) {
+        if self.polls || self.pool.in_flight() == 0 {
+            return;
+        }
+        let fd = io_uring::types::Fd(self.pool.event().as_raw_fd());
+        self.push(
+            &opcode::PollAdd::new(fd, libc::POLLIN as u32)
+                .build()
+                .user_data(POOL),
+        );
+        self.polls = true;
+    }
+
+    /// Gives the kernel what was queued.
+    fn enter(&mut self) {
+        while self.queued > 0 {
+            match self.ring.submit() {
+                Ok(taken) => self.queued = self.queued.saturating_sub(taken),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    // Short of memory, or of room for answers: let others run.
+                    Some(libc::EAGAIN | libc::EBUSY) => std::thread::yield_now(),
+                    _ => {
+                        log::error!("{}: io_uring refuses: {error}", self.file.path.display());
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Takes the kernel's answers. What they leave to do goes to `again`.
+    fn settle(&mut self, done: &mut Vec<Completion>) {
+        let (submitter, queue, mut answers) = self.ring.split();
+        if queue.taskrun() || queue.cq_overflow() {
+            // What it could not do will be asked of it again: the descriptor stays readable.
+            submitter.submit().ok();
+            answers.sync();
+        }
+        for answer in answers {
+            let name = answer.user_data();
+            if name == POOL {
+                self.polls = false;
+                continue;
+            }
+            let Some(slot) = self.slots.get_mut(name as usize) else {
+                continue;
+            };
+            match step(&self.file, slot, answer.result()) {
+                Step::Done(result) => {
+                    self.free.push(name as u32);
+                    done.push(Completion {
+                        id: slot.request.id,
+                        data: mem::take(&mut slot.request.data),
+                        result,
+                    });
+                }
+                Step::Again(flags) => self.again.push(entry(slot, name as u32).flags(flags)),
+            }
+        }
+    }
+}
+
+impl Engine for Uring {
+    fn submit(&mut self, request: Request) {
+        if !self.does(&request) {
+            return self.pool.submit(request);
+        }
+        let name = self.keep(request);
+        if let Some(slot) = self.slots.get(name as usize) {
+            let entry = entry(slot, name);
+            self.push(&entry);
+        }
+    }
+
+    fn commit(&mut self) {
+        self.pool.commit();
+        self.watch_pool();
+        self.enter();
+    }
+
+    fn reap(&mut self, done: &mut Vec<Completion>) {
+        self.settle(done);
+        if self.pool.in_flight() > 0 && !self.polls {
+            self.pool.reap(done);
+            self.watch_pool();
+        }
+        while let Some(entry) = self.again.pop() {
+            self.push(&entry);
+        }
+        self.enter();
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        // SAFETY: the ring is open as long as `self`.
+        Some(unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) })
+    }
+}
+
+/// What an answer of the kernel means for its request.
+enum Step {
+    Done(io::Result<()>),
+    Again(Flags),
+}
+
+fn step(file: &RawFile, slot: &mut Slot, result: i32) -> Step {
+    let direction = match slot.request.op {
+        Op::Read => Direction::Read,
+        Op::Write { durable } => Direction::Write(durable),
+        _ if result >= 0 => return Step::Done(Ok(())),
+        _ => Direction::Read,
+    };
+    let Ok(moved) = usize::try_from(result) else {
+        return match result.wrapping_neg() {
+            libc::EINTR => Step::Again(Flags::empty()),
+            // "Not now" although it may wait: by a thread of the kernel, which then does.
+            libc::EAGAIN => Step::Again(Flags::ASYNC),
+            errno => Step::Done(Err(io::Error::from_raw_os_error(errno))),
+        };
+    };
+    let len = slot.request.data.len();
+    match file.advance(direction, slot.done, moved, len) {
+        Ok(done) if done < len => {
+            slot.done = done;
+            slot.request.data.part(done..len, &mut slot.rest);
+            Step::Again(Flags::empty())
+        }
+        result => Step::Done(result.map(drop)),
+    }
+}
+
+/// The entry for what is left of the request in slot `name`.
+fn entry(slot: &Slot, name: u32) -> Entry {
+    let request = &slot.request;
+    let data = if slot.done == 0 { &request.data } else { &slot.rest };
+    let at = request.offset.wrapping_add(slot.done as u64);
+    let count = data.iovecs().len().min(MAX_PIECES) as u32;
+    let entry = match (request.op, data.iovecs()) {
+        (Op::Read, [piece]) => opcode::Read::new(FILE, piece.iov_base.cast(), length(piece))
+            .offset(at)
+            .build(),
+        (Op::Read, pieces) => opcode::Readv::new(FILE, pieces.as_ptr(), count)
+            .offset(at)
+            .build(),
+        (Op::Write { durable }, [piece]) => opcode::Write::new(FILE, piece.iov_base.cast(), length(piece))
+            .offset(at)
+            .rw_flags(dsync(durable))
+            .build(),
+        (Op::Write { durable }, pieces) => opcode::Writev::new(FILE, pieces.as_ptr(), count)
+            .offset(at)
+            .rw_flags(dsync(durable))
+            .build(),
+        _ => opcode::Fsync::new(FILE).flags(FsyncFlags::DATASYNC).build(),
+    };
+    entry.user_data(u64::from(name))
+}
+
+fn length(piece: &libc::iovec) -> u32 {
+    piece.iov_len.min(MOST) as u32
+}
+
+fn dsync(durable: bool) -> i32 {
+    if durable { libc::RWF_DSYNC } else { 0 }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        let mut done = Vec::new();
+        while self.in_flight() > 0 {
+            self.enter();
+            match self.ring.submit_and_wait(1) {
+                Err(error) if error.raw_os_error() != Some(libc::EINTR) => {
+                    // Better to lose memory than to have it written to when it is somebody else's.
+                    log::error!("{}: io_uring refuses: {error}", self.file.path.display());
+                    mem::forget(mem::take(&mut self.slots));
+                    return;
+                }
+                _ => self.reap(&mut done),
+            }
+            done.clear();
+        }
+        // The kernel takes a ring apart at its leisure, and would keep the file and its locks as long.
+        self.ring.submitter().unregister_files().ok();
+    }
 }
