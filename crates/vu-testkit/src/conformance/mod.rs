@@ -243,11 +243,13 @@ pub fn report_skip(test: &str, reason: &str) {
 ///     args: ["--source", "seeded:1"],
 /// }
 /// ```
+///
+/// `args` may stand several times, or not at all.
 #[macro_export]
 macro_rules! conformance {
-    (device: $device:expr, daemon: $daemon:expr $(, args: [$($arg:expr),* $(,)?])? $(,)?) => {
+    (device: $device:expr, daemon: $daemon:expr $(, args: $args:expr)* $(,)?) => {
         fn conformance_launch() -> $crate::spawn::Launch {
-            $crate::spawn::Launch::ours($daemon, &[$($($arg),*)?])
+            $crate::spawn::Launch::ours($daemon, &[])$(.with(&$args[..]))*
         }
         $crate::conformance_table! { [$crate::__conformance_tests] ($device) }
     };

@@ -65,8 +65,18 @@ pub mod feature {
     pub const ZONED: u64 = 1 << 17;
 }
 
-/// How our own daemon is started for the table. Some cases start a second one on the same disk.
-pub const ARGS: &[&str] = &["--blk-file", "{storage}", "--lock", "off", "--num-queues", "2"];
+/// How our own daemon is started for the table. Some cases start a second one on the same disk, and one wants rings of the
+/// largest size that there is.
+pub const ARGS: &[&str] = &[
+    "--blk-file",
+    "{storage}",
+    "--lock",
+    "off",
+    "--num-queues",
+    "2",
+    "--queue-size",
+    "32768",
+];
 
 /// The header of a request.
 #[must_use]
