@@ -160,3 +160,78 @@ fn cpus(options: &DiskOptions) -> anyhow::Result<Vec<usize>> {
     }
     Ok(cpus.0.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use vu_common::Device;
+
+    use super::open;
+    use crate::BlkArgs;
+    use crate::device::Blk;
+    use crate::spec::feature;
+
+    fn opened(options: &[&str]) -> anyhow::Result<Blk> {
+        let args = BlkArgs::parse_from(["vhost-device-blk"].iter().chain(options));
+        open(&args.disks()?[0])
+    }
+
+    fn error(options: &[&str]) -> String {
+        opened(options)
+            .err()
+            .map_or_else(String::new, |e| format!("{e:#}"))
+    }
+
+    fn sectors(blk: &Blk) -> u64 {
+        let mut bytes = [0; 8];
+        blk.read_config(0, &mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    #[test]
+    fn a_disk_is_what_the_options_make_of_it() {
+        let features = |options: &[&str]| opened(options).unwrap().spec().features;
+        let plain = features(&["--memory=1M"]);
+        assert_ne!(plain & feature::DISCARD, 0);
+        assert_eq!(plain & feature::RO, 0);
+        let read_only = features(&["--memory=1M", "--read-only"]);
+        assert_ne!(read_only & feature::RO, 0);
+        assert_eq!(read_only & (feature::DISCARD | feature::WRITE_ZEROES), 0);
+        assert_eq!(features(&["--memory=1M", "--discard=off"]) & feature::DISCARD, 0);
+        assert_eq!(features(&["--memory=1M", "--cache=unsafe"]) & feature::FLUSH, 0);
+    }
+
+    #[test]
+    fn a_capacity_is_whole_blocks() {
+        assert_eq!(sectors(&opened(&["--null=1M"]).unwrap()), 2048);
+        assert_eq!(sectors(&opened(&["--null=5000"]).unwrap()), 9);
+        assert_eq!(
+            sectors(&opened(&["--memory=9000", "--block-size=4K"]).unwrap()),
+            16
+        );
+        assert!(error(&["--memory=600", "--block-size=4K"]).contains("less than a block of 4096"));
+    }
+
+    #[test]
+    fn threads_are_no_more_than_virtqueues_and_follow_the_cpus() {
+        let threads = |options: &[&str]| {
+            let options = [&["--null=1M"], options].concat();
+            opened(&options).unwrap().spec().threads
+        };
+        assert_eq!(threads(&["--threads=8", "--num-queues=2"]), 2);
+        assert_eq!(threads(&["--threads=8"]), 8);
+        let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+        let cpu = (0..1024).find(|cpu| allowed.is_set(*cpu)).unwrap().to_string();
+        assert_eq!(threads(&["--cpus", &cpu]), 1);
+        let other = (0..1024).find(|cpu| !allowed.is_set(*cpu)).unwrap().to_string();
+        assert!(error(&["--null=1M", "--cpus", &other]).contains(&format!("CPU {other}: not one of")));
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_named() {
+        assert!(error(&["--blk-file=/nonexistent"]).contains("/nonexistent: "));
+        assert!(error(&["--blk-file=/"]).contains("/: neither a regular file"));
+        let backing = ["--blk-file=/nonexistent", "--backing-file=/x"];
+        assert!(error(&backing).contains("--format qcow2"), "{}", error(&backing));
+    }
+}
