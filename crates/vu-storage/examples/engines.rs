@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -114,19 +114,19 @@ fn engine(name: &str, disk: &dyn Disk, op: Op) -> Result<()> {
     })
 }
 
-fn all(path: PathBuf) -> Result<()> {
+fn all(path: &Path) -> Result<()> {
     let zeroes = vec![3; 1 << 20];
-    let file = File::create(&path)?;
+    let file = File::create(path)?;
     for offset in (0..SIZE).step_by(zeroes.len()) {
         file.write_all_at(&zeroes, offset)?;
     }
     file.sync_all()?;
     for (op, what) in [(Op::Read, "read"), (Op::Write { durable: false }, "write")] {
         println!("{} {what}", path.display());
-        floor(&path, op != Op::Read)?;
+        floor(path, op != Op::Read)?;
         for direct in [false, true] {
             for (name, aio) in Aio::NAMES {
-                let path = path.clone();
+                let path = path.to_path_buf();
                 let options = Options {
                     path,
                     aio,
@@ -144,7 +144,7 @@ fn all(path: PathBuf) -> Result<()> {
 fn main() -> Result<()> {
     for dir in std::env::args_os().skip(1) {
         let path = Path::new(&dir).join(format!("engines-{}", std::process::id()));
-        let result = all(path.clone());
+        let result = all(&path);
         std::fs::remove_file(path)?;
         result?;
     }
