@@ -17,6 +17,7 @@ use super::Owner;
 use super::gate::Pass;
 use super::map::{Place, Source};
 use super::meta::{Answer, Job, Mailbox, Reply};
+use super::slab::Slab;
 use crate::{Completion, Disk, Engine, Op, Request};
 
 /// A request that was taken over.
@@ -442,44 +443,4 @@ fn cut(request: &Request, offset: u64, len: u64, into: &mut Segments) {
 
 fn id(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
-}
-
-/// Things by number; a number is used again after its thing was removed.
-struct Slab<T> {
-    places: Vec<Option<T>>,
-    free: Vec<usize>,
-}
-
-impl<T> Default for Slab<T> {
-    fn default() -> Self {
-        Self {
-            places: Vec::new(),
-            free: Vec::new(),
-        }
-    }
-}
-
-impl<T> Slab<T> {
-    fn insert(&mut self, thing: T) -> usize {
-        let index = self.free.pop().unwrap_or(self.places.len());
-        match self.places.get_mut(index) {
-            Some(place) => *place = Some(thing),
-            None => self.places.push(Some(thing)),
-        }
-        index
-    }
-
-    fn get_mut(&mut self, index: usize) -> Option<&mut T> {
-        self.places.get_mut(index)?.as_mut()
-    }
-
-    fn remove(&mut self, index: usize) -> Option<T> {
-        let thing = self.places.get_mut(index)?.take()?;
-        self.free.push(index);
-        Some(thing)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.free.len() == self.places.len()
-    }
 }

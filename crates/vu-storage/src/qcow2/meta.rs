@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use imago::{FormatAccess, Mapping, PreparedDataMapping};
+use imago::{FormatAccess, Mapping};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 use vu_common::Segments;
@@ -176,8 +176,7 @@ impl Meta {
             let mut part = Segments::default();
             let byte = |at| usize::try_from(at).unwrap_or(usize::MAX);
             job.data.part(byte(at)..byte(end), &mut part);
-            let place = host_range(&mapping);
-            write_now(self.engine.as_mut(), place, part, durable)?;
+            write_now(self.engine.as_mut(), mapping.offset(), part, durable)?;
             if !mapping.is_nonblocking() {
                 self.shared.dirty.store(true, Ordering::SeqCst);
             }
@@ -430,11 +429,6 @@ impl Meta {
         }
         Ok((place, run))
     }
-}
-
-/// Where in the image file a prepared mapping is.
-fn host_range(mapping: &PreparedDataMapping<'_, Storage>) -> u64 {
-    mapping.offset()
 }
 
 /// Writes through an engine and waits for it.

@@ -29,6 +29,7 @@ mod gate;
 mod header;
 mod map;
 mod meta;
+mod slab;
 mod storage;
 
 use std::fs::{File, OpenOptions};
@@ -327,8 +328,7 @@ fn start(
         backing.as_ref().map_or(0, |disk| disk.capacity()),
     ];
     let has_backing = layer.is_some();
-    let image = open_image(storage.clone(), !options.file.read_only, layer)?;
-    let image = FormatAccess::new(image);
+    let image = FormatAccess::new(open_image(storage.clone(), !options.file.read_only, layer)?);
     let (jobs, received) = mpsc::channel();
     let (started, start) = mpsc::channel();
     let (cluster_bits, version, punch) = (header.cluster_bits, header.version, options.file.discard);
