@@ -17,6 +17,7 @@ const LISTED: &[&str] = &[
     "crates/vu-storage/src/file/sys.rs",
     "crates/vu-storage/src/file/uring.rs",
     "crates/vu-storage/src/nbd/sys.rs",
+    "crates/vu-storage/src/qcow2/storage.rs",
     "crates/vu-testkit/src/memory.rs",
     "crates/vu-testkit/src/page_cache.rs",
     "tests/bench/src/buffers.rs",
