@@ -51,6 +51,13 @@ impl Script {
         }
     }
 
+    /// Runs a further task before the end.
+    #[must_use]
+    pub fn then(mut self, task: &str) -> Self {
+        self.tasks.push(task.to_owned());
+        self
+    }
+
     /// Waits for tasks from the console.
     pub fn serve() -> Self {
         Self {
@@ -269,6 +276,10 @@ mod tests {
         assert_eq!(
             Script::new("rng,bytes=1", End::Reboot).to_string(),
             "vu.run=rng,bytes=1 vu.end=reboot"
+        );
+        assert_eq!(
+            Script::new("a", End::PowerOff).then("b,x=1").to_string(),
+            "vu.run=a vu.run=b,x=1 vu.end=poweroff"
         );
         assert_eq!(Script::serve().to_string(), "vu.end=serve");
     }

@@ -38,6 +38,13 @@ impl Host {
         self
     }
 
+    /// Adds a word of its kernel command line, such as a parameter of simulated hardware.
+    #[must_use]
+    pub fn word(mut self, word: &str) -> Self {
+        self.machine = self.machine.word(word);
+        self
+    }
+
     /// Starts the host, which starts the daemons and then the guest `inner`. The console shows the events of both:
     /// those of `inner`, then the result of the task `host`.
     ///

@@ -3,6 +3,7 @@
 
 use crate::image::{self, Image};
 use anyhow::{Result, bail, ensure};
+use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -101,11 +102,19 @@ fn spawn(kind: Kind, image: &Image, socket: &Path) -> Result<Child> {
             command
         }
     };
-    let mut child = command.stdin(Stdio::null()).spawn()?;
+    // It complains of each client that we kill, and of us, who only knock.
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(socket.with_extension("log"))?;
+    let mut child = command.stdin(Stdio::null()).stderr(log).spawn()?;
     let end = Instant::now() + PATIENCE;
     while UnixStream::connect(socket).is_err() {
         if let Some(status) = child.try_wait()? {
-            bail!("{kind:?} ended at once: {status}");
+            bail!(
+                "{kind:?} ended at once: {status}; its log lies beside {}",
+                socket.display()
+            );
         }
         if Instant::now() >= end {
             let _ = child.kill();

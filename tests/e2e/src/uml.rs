@@ -15,6 +15,7 @@ pub struct Uml {
     init: PathBuf,
     memory: &'static str,
     devices: Vec<(PathBuf, u32)>,
+    words: Vec<String>,
     script: Script,
 }
 
@@ -27,6 +28,7 @@ impl Uml {
             init: init.to_owned(),
             memory: "128M",
             devices: Vec::new(),
+            words: Vec::new(),
             script,
         }
     }
@@ -42,6 +44,13 @@ impl Uml {
     #[must_use]
     pub fn device(mut self, id: u32, socket: &Path) -> Self {
         self.devices.push((socket.to_owned(), id));
+        self
+    }
+
+    /// Adds a word of the kernel command line, such as a driver's parameter.
+    #[must_use]
+    pub fn word(mut self, word: &str) -> Self {
+        self.words.push(word.to_owned());
         self
     }
 
@@ -92,6 +101,7 @@ impl Uml {
                     .iter()
                     .map(|(socket, id)| format!("virtio_uml.device={}:{id}", socket.display())),
             )
+            .args(self.words.iter().cloned())
             .args(self.script.to_string().split_whitespace())
     }
 }

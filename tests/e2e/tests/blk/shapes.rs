@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a guest sees of a disk, on each way to it.
 
-use super::{Bench, Disk, ID, MIB, PCI, check_image};
+use super::{Bench, Disk, ID, MIB, PCI, check_image, program};
 use anyhow::{Result, ensure};
 use serde_json::json;
+use std::path::Path;
+use vu_e2e::artifacts::Lab;
+use vu_e2e::guest::{End, Script};
+use vu_e2e::host::Host;
 use vu_e2e::image::Image;
 use vu_e2e::qemu::{Machine, Memory, Qemu};
 use vu_e2e::qmp::Qmp;
 use vu_e2e::quick;
 use vu_e2e::scratch::Scratch;
+use vu_e2e::uml::Uml;
 
 /// Some MiB to write and read again.
 const WRITE: &str = "write,bytes=8388608,seed=3";
@@ -281,5 +286,38 @@ fn discarded_and_zeroed_blocks_become_holes() -> Result<()> {
         guest.disk("read,offset=50331648,bytes=16777216,seed=8")?;
         guest.power_off()?;
         bench.close().map(drop)
+    })
+}
+
+/// A block device of the host, whose limits are not those of a file.
+#[test]
+fn simulated_host_has_a_block_device() -> Result<()> {
+    if quick::skips("blk::simulated_host_has_a_block_device")? {
+        return Ok(());
+    }
+    let lab = Lab::open()?;
+    let socket = Path::new("/run/blk.sock");
+    let script = Script::new("blk,do=facts", End::PowerOff)
+        .then("blk,do=write,seed=17")
+        .then("blk,do=read,seed=17")
+        .then("blk,do=discard,bytes=8388608")
+        .then("blk,do=read,bytes=8388608,seed=0")
+        .then("blk,do=read,offset=8388608,seed=17");
+    let inner = Uml::new(&lab.um_kernel()?, &lab.guest_program()?).device(ID, socket);
+    let disk = ["dev_size_mb=32", "physblk_exp=3", "lbpu=1", "lbprz=1"];
+    let host = disk.iter().fold(
+        Host::new(&lab.um_kernel()?, &lab.guest_program()?),
+        |host, parameter| host.word(&format!("scsi_debug.{parameter}")),
+    );
+    let host = host.daemon(program(), &["--blk-file", "/dev/sda"], socket);
+    Scratch::scope(|scratch| {
+        let mut guest = host.start(&inner.script(&script).launch(Path::new("/run")), scratch)?;
+        let facts = guest.result("blk")?;
+        ensure!(facts["size"] == 32 * MIB, "{facts}");
+        ensure!(facts["logical_block_size"] == 512, "{facts}");
+        ensure!(facts["physical_block_size"] == 4096, "{facts}");
+        (0..5).try_for_each(|_| guest.result("blk").map(drop))?;
+        guest.result("host")?;
+        guest.finish()
     })
 }
