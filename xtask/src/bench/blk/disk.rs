@@ -177,7 +177,8 @@ impl Drop for Disk {
     }
 }
 
-/// Writes the whole disk, durably; leaves it in the page cache, or takes it out of there.
+/// Writes the whole disk, durably. Leaves it in the page cache, read twice so that the kernel has its pages where those of
+/// a file in use are; or takes it out of there.
 fn fill(path: &Path, direct: bool) -> io::Result<()> {
     let mut file = File::options()
         .create(true)
@@ -187,7 +188,10 @@ fn fill(path: &Path, direct: bool) -> io::Result<()> {
     io::copy(&mut File::open("/dev/urandom")?.take(SIZE), &mut file)?;
     file.sync_all()?;
     if direct {
-        fadvise(&file, 0, None, Advice::DontNeed)?;
+        return Ok(fadvise(&file, 0, None, Advice::DontNeed)?);
+    }
+    for _ in 0..2 {
+        io::copy(&mut File::open(path)?, &mut io::sink())?;
     }
     Ok(())
 }
