@@ -170,6 +170,9 @@ impl Cx<'_> {
     /// Calls [`Worker::event`](crate::Worker::event) whenever `fd` is ready (level-triggered), until [`unwatch`](Self::unwatch),
     /// which must come before `fd` is closed.
     ///
+    /// An `io_uring` is ready for as long as it has completions. One with `IORING_SETUP_DEFER_TASKRUN` does
+    /// not wake who sleeps on it: register an eventfd with it, and watch that.
+    ///
     /// # Errors
     /// `fd` cannot be waited for, as a regular file, or is watched already.
     pub fn watch(&mut self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<Token> {

@@ -14,6 +14,7 @@ const LISTED: &[&str] = &[
     "crates/vu-common/src/signal.rs",
     "crates/vu-common/src/socket.rs",
     "crates/vu-common/src/spin.rs",
+    "crates/vu-common/tests/session/uring.rs",
     "crates/vu-storage/src/file/sys.rs",
     "crates/vu-storage/src/file/uring.rs",
     "crates/vu-storage/src/nbd/sys.rs",

@@ -13,3 +13,4 @@ mod messages;
 mod migration;
 mod polling;
 mod recovery;
+mod uring;
