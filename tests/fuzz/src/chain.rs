@@ -95,7 +95,7 @@ fn guest() -> &'static Mutex<Guest> {
             ..Options::default()
         };
         let guest = Guest::boot(front, &rng() as &dyn Profile, &options).expect("the device starts");
-        let bytes: Vec<u8> = (0..ADJACENT_SIZE).map(|at| (at * 7 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..ADJACENT_SIZE).map(|at| ((at * 7) >> 3) as u8).collect();
         guest.memory.write(ADJACENT, &bytes);
         Mutex::new(guest)
     })
