@@ -85,10 +85,7 @@ pub(crate) fn serve<D: Device>(
             continue;
         }
         match signals.wait().map_err(system("read a signal"))? {
-            Signal::HangUp => served
-                .iter()
-                .filter_map(Weak::upgrade)
-                .for_each(|device| device.hang_up()),
+            Signal::HangUp => hang_up(&served),
             Signal::Terminate | Signal::Interrupt if stop(&shutdown) => return Ok(()),
             Signal::Terminate | Signal::Interrupt => {}
         }
@@ -99,6 +96,13 @@ pub(crate) fn serve<D: Device>(
         }
     }
     Ok(())
+}
+
+/// Tells those devices that are still served.
+fn hang_up<D: Device>(served: &[Weak<D>]) {
+    for device in served.iter().filter_map(Weak::upgrade) {
+        device.hang_up();
+    }
 }
 
 /// Asks all to end. True if nothing is to be waited for any more.
