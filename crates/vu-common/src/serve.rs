@@ -40,8 +40,8 @@ pub(crate) fn serve<D: Device>(
     signals: &Signals,
 ) -> Result<(), SetupError> {
     let shutdown = Arc::new(Shutdown::new().map_err(system("make an event"))?);
-    let ended = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| system("make an event")(e.into()))?;
-    let ended = Arc::new(ended);
+    let ended = eventfd(0, EventfdFlags::CLOEXEC).map(Arc::new);
+    let ended = ended.map_err(|e| system("make an event")(e.into()))?;
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     // Not to keep them: what a device holds is released when its connection was the last one.
     let mut served: Vec<Weak<D>> = Vec::new();
