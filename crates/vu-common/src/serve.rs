@@ -90,12 +90,16 @@ pub(crate) fn serve<D: Device>(
             Signal::Terminate | Signal::Interrupt => {}
         }
     }
+    join(threads);
+    Ok(())
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
         if thread.join().is_err() {
             log::error!("a session panicked");
         }
     }
-    Ok(())
 }
 
 /// Tells those devices that are still served.
