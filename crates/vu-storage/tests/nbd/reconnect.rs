@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use vu_common::Segments;
 use vu_storage::nbd::Options;
-use vu_storage::{Disk, Engine, Op};
+use vu_storage::{Completion, Disk, Engine, Op};
 
 use crate::server::{Dir, Server, have};
 use crate::support::{DEADLINE, Driver, Random, bytes_of, on_range, request};
@@ -145,8 +145,8 @@ fn is_silent(engine: &dyn Engine) -> bool {
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&moment)).unwrap() == 0
 }
 
-/// Waits until `count` requests have completed without error.
-fn wait_for(engine: &mut dyn Engine, count: usize) {
+/// Waits for `count` completions.
+fn completions(engine: &mut dyn Engine, count: usize) -> Vec<Completion> {
     let (mut done, end) = (Vec::new(), Instant::now() + DEADLINE);
     while done.len() < count {
         let fd = engine.fd().unwrap();
@@ -155,7 +155,14 @@ fn wait_for(engine: &mut dyn Engine, count: usize) {
         engine.reap(&mut done);
     }
     assert_eq!(done.len(), count);
-    done.into_iter().for_each(|done| done.result.unwrap());
+    done
+}
+
+/// Waits until `count` requests have completed without error.
+fn wait_for(engine: &mut dyn Engine, count: usize) {
+    completions(engine, count)
+        .into_iter()
+        .for_each(|done| done.result.unwrap());
 }
 
 #[test]
@@ -256,11 +263,64 @@ fn after_the_time_to_wait_requests_fail_until_there_is_a_server() {
         }
         thread::sleep(Duration::from_millis(20));
     }
-    // And it waits anew for the next one that goes.
-    server.kill();
-    let start = Instant::now();
-    assert_eq!(driver.read(0, 512).unwrap_err().kind(), ErrorKind::NotConnected);
-    assert!(start.elapsed() >= Duration::from_millis(700));
+}
+
+#[test]
+fn each_loss_has_its_own_time_to_wait() {
+    if !have("qemu-nbd", "each_loss_has_its_own_time_to_wait") {
+        return;
+    }
+    const TIME: Duration = Duration::from_secs(4);
+    let dir = Dir::new();
+    let mut server = Server::qemu(&dir, &dir.image("image", 1 << 20), &[]);
+    let mut options = Options::new(server.uri("").parse().unwrap());
+    options.reconnect = Some(TIME);
+    let disk = server.open_with(&options);
+    let mut engine = disk.engine(1).unwrap();
+    let read = || request(1, Op::Read, 0, Segments::from(vec![0; 512]));
+    for idle in [false, true] {
+        server.kill();
+        if idle {
+            // Nobody waits for anything: the descriptor tells, and a client is there again.
+            server.restart();
+            let end = Instant::now() + DEADLINE;
+            let mut none = Vec::new();
+            engine.reap(&mut none);
+            while server.clients() == 0 {
+                assert!(Instant::now() < end && none.is_empty());
+                thread::sleep(Duration::from_millis(5));
+            }
+        } else {
+            engine.submit(read());
+            engine.commit();
+            server.restart();
+            wait_for(&mut *engine, 1);
+        }
+        // Longer than it takes to give up, counted from the loss.
+        thread::sleep(TIME + Duration::from_millis(100));
+        server.kill();
+        let start = Instant::now();
+        engine.submit(read());
+        engine.commit();
+        let done = completions(&mut *engine, 1).remove(0);
+        assert_eq!(done.result.unwrap_err().kind(), ErrorKind::NotConnected);
+        assert!(
+            start.elapsed() >= TIME,
+            "idle {idle}: gave up after {:?}",
+            start.elapsed()
+        );
+        server.restart();
+        let end = Instant::now() + DEADLINE;
+        loop {
+            engine.submit(read());
+            engine.commit();
+            match completions(&mut *engine, 1).remove(0).result {
+                Ok(()) => break,
+                Err(error) => assert!(Instant::now() < end, "{error}"),
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 #[test]

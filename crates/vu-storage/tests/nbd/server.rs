@@ -124,7 +124,7 @@ impl Server {
         let fds = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
         let links = fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
         let sockets = links.filter(|link| link.to_string_lossy().starts_with("socket:"));
-        sockets.count() - 1
+        sockets.count().saturating_sub(1)
     }
 
     /// Opens an export of it.
