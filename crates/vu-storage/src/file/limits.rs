@@ -32,6 +32,8 @@ pub(super) struct Facts {
     pub(super) memory: Option<&'static str>,
     /// It can say "not now".
     pub(super) nowait: bool,
+    /// A write may wait although a read does not.
+    pub(super) slow_writes: bool,
     /// See [`RawFile`](super::raw::RawFile).
     pub(super) memory_align: usize,
     pub(super) offset_align: usize,
@@ -92,6 +94,7 @@ impl Facts {
         Ok(Self {
             device,
             memory,
+            slow_writes: !device && !options.direct && is_ext(fd).map_err(failed)?,
             nowait: raw::knows_nowait(fd, memory_align.max(offset_align)).map_err(failed)?,
             memory_align,
             offset_align,
@@ -121,6 +124,12 @@ fn memory_like(fd: BorrowedFd<'_>, stat: &Statx, sysfs: Option<&Device>) -> io::
         0x9584_58f6 => Some("hugetlbfs"),
         _ => None,
     })
+}
+
+/// Whether it lies on ext2, ext3 or ext4. These cannot say "not now" to a write to the page cache, and no trial
+/// would leave the file as it was.
+fn is_ext(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(rustix::fs::fstatfs(fd)?.f_type as u64 & 0xffff_ffff == 0xef53)
 }
 
 /// What `O_DIRECT` demands of addresses in memory, and of offsets and lengths; `None` if it is not to be had.

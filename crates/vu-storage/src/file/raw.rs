@@ -33,6 +33,8 @@ pub(super) struct RawFile {
     pub(super) memory_align: usize,
     /// With `O_DIRECT`: what offsets and lengths must be aligned to; otherwise 1.
     pub(super) offset_align: usize,
+    /// A write may wait although a read does not.
+    pub(super) slow_writes: bool,
     /// What it says of itself.
     pub(super) limits: Limits,
     /// Bytes it holds, a multiple of the logical block size.
@@ -59,6 +61,7 @@ impl RawFile {
             device: facts.device,
             memory_align: facts.memory_align,
             offset_align: facts.offset_align,
+            slow_writes: facts.slow_writes,
             limits,
             capacity: AtomicU64::new(0),
             zero_range: AtomicBool::new(true),

@@ -106,6 +106,8 @@ impl Uring {
     /// Whether the ring does it, rather than the pool.
     fn does(&self, request: &Request) -> bool {
         match request.op {
+            // The kernel would have its own threads do it, one after the other.
+            Op::Write { .. } if self.file.slow_writes => false,
             Op::Read | Op::Write { .. } => !request.data.is_empty() && self.file.takes(&request.data),
             Op::Flush => true,
             Op::Discard | Op::WriteZeroes { .. } | Op::SecureErase => false,
