@@ -28,6 +28,7 @@ const GET_PROTOCOL_FEATURES: u32 = 15;
 const SET_PROTOCOL_FEATURES: u32 = 16;
 const SET_BACKEND_REQ_FD: u32 = 21;
 const GET_CONFIG: u32 = 24;
+const SET_CONFIG: u32 = 25;
 /// SET_LOG_FD, SEND_RARP, NET_SET_MTU, SET_VRING_ENDIAN: known to the protocol, of no use to our devices.
 const USELESS: [u32; 4] = [7, 19, 20, 23];
 /// Messages that owe a reply other than an acknowledgement.
@@ -36,6 +37,10 @@ const GETTERS: [u32; 14] = [1, 6, 11, 15, 17, 24, 26, 28, 31, 36, 40, 41, 42, 43
 const F_NEED_REPLY: u32 = 8;
 const REPLY: u32 = 1 | 4;
 const MAX_PAYLOAD: usize = 4096;
+/// Offset, size and flags in front of a configuration space.
+const CONFIG_HEADER: usize = 12;
+/// End of the longest configuration space that the parser takes.
+const MAX_CONFIG: u32 = 4096;
 
 /// The 12 bytes in front of each message.
 #[derive(Clone, Copy)]
@@ -134,7 +139,7 @@ impl<D: Device> Connection<D> {
     fn message(&mut self, header: Header) -> Next {
         let ours = header.request == SET_BACKEND_REQ_FD
             || USELESS.contains(&header.request)
-            || header.is_empty_get_config()
+            || self.is_config_out_of_range(header)
             || self.is_misplaced_ring(header);
         if ours {
             return self.answer_ourselves(header);
@@ -174,40 +179,70 @@ impl<D: Device> Connection<D> {
             return Next::Close;
         };
         if header.request == GET_CONFIG {
-            // Nothing was asked for; a payload of size 0 is how the protocol says no.
-            return self.reply(header, &payload);
+            log::warn!("message {GET_CONFIG} refused: beyond any configuration space");
+            // A payload of size 0 is how the protocol says no.
+            let mut none = payload;
+            none.truncate(CONFIG_HEADER);
+            none.get_mut(4..8).unwrap_or_default().fill(0);
+            return self.reply(header, &none);
         }
         let offered = self.session().protocol.contains(Protocol::BACKEND_REQ);
         let done = header.request == SET_BACKEND_REQ_FD && offered && files.len() == 1;
         if done {
             self.session().config_change.connect(files.pop());
         } else {
-            let why = if header.request == SET_VRING_ADDR {
-                "a ring that is not aligned"
-            } else {
-                "not offered"
+            let why = match header.request {
+                SET_VRING_ADDR => "a ring that is not aligned",
+                SET_CONFIG => "beyond any configuration space",
+                _ => "not offered",
             };
             log::warn!("message {} refused: {why}", header.request);
         }
         self.acknowledge(header, done)
     }
 
+    /// The first `N` words of a message's payload, left in the socket; `None` if they are not all there.
+    fn peek_payload<const N: usize>(&self) -> Option<[u32; N]> {
+        let mut message = [0_u8; 12 + 40];
+        let (_, got) =
+            rustix::net::recv(&self.wire, &mut message, RecvFlags::PEEK | RecvFlags::DONTWAIT).ok()?;
+        let mut words = message
+            .get(12..got)?
+            .chunks_exact(4)
+            .map(|b| b.try_into().map_or(0, u32::from_ne_bytes));
+        let mut payload = [0; N];
+        for word in &mut payload {
+            *word = words.next()?;
+        }
+        Some(payload)
+    }
+
     /// SET_VRING_ADDR with addresses or flags over which the parser would end the connection.
     fn is_misplaced_ring(&self, header: Header) -> bool {
-        let mut message = [0_u8; 12 + 40];
         if header.request != SET_VRING_ADDR || header.size != 40 {
             return false;
         }
-        let peeked = rustix::net::recv(&self.wire, &mut message, RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        let word = |at: usize| {
-            message
-                .get(at..)
-                .and_then(|b| b.first_chunk())
-                .map_or(0, |b| u64::from_ne_bytes(*b))
-        };
-        let (flags, desc, used, avail) = (word(12) >> 32, word(20), word(28), word(36));
-        peeked.is_ok_and(|(_, got)| got == message.len())
-            && (flags > 1 || desc % 16 != 0 || used % 4 != 0 || avail % 2 != 0)
+        // Index, flags, and the low and high halves of the three addresses.
+        let peeked = self.peek_payload();
+        peeked.is_some_and(|[_, flags, desc, _, used, _, avail, _]| {
+            flags > 1 || desc % 16 != 0 || used % 4 != 0 || avail % 2 != 0
+        })
+    }
+
+    /// GET_CONFIG or SET_CONFIG with room for nothing or a range over which the parser would end the connection.
+    fn is_config_out_of_range(&self, header: Header) -> bool {
+        let empty = header.size == CONFIG_HEADER as u32;
+        match header.request {
+            GET_CONFIG if empty => return true,
+            GET_CONFIG | SET_CONFIG => {}
+            _ => return false,
+        }
+        let peeked = self.peek_payload();
+        // The payload must be as long as it says, else the message is malformed and the parser's business.
+        peeked.is_some_and(|[offset, size, _flags]| {
+            let whole = size.checked_add(CONFIG_HEADER as u32) == Some(header.size);
+            whole && offset.checked_add(size).is_none_or(|end| end > MAX_CONFIG)
+        })
     }
 
     /// The payload and the descriptors of a message.
@@ -284,10 +319,5 @@ impl Header {
 
     fn owes_reply(&self) -> bool {
         GETTERS.contains(&self.request)
-    }
-
-    /// GET_CONFIG with room for nothing, over which the parser would end the connection.
-    fn is_empty_get_config(&self) -> bool {
-        self.request == GET_CONFIG && self.size == 12
     }
 }
