@@ -20,7 +20,9 @@ const USED: i64 = 100;
 const UNSHARED: i64 = 200;
 
 /// How long to wait for a lock: a process that was killed lets go of a file only when its I/O has ended.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often to look.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Reading what was written.
 const READ: i64 = 0;
@@ -35,10 +37,16 @@ const RESIZE: i64 = 3;
 /// [`OpenError::InUse`], or what the host refused. A file system without such locks is only logged.
 pub(super) fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
     let used: &[i64] = if read_only { &[READ] } else { &[READ, WRITE] };
-    let end = Instant::now() + PATIENCE;
+    let mut end = None;
     let locked = loop {
         match try_lock(file, used, &[WRITE, RESIZE]) {
-            Ok(false) if Instant::now() < end => thread::sleep(PATIENCE / 20),
+            Ok(false) if end.is_none_or(|end| Instant::now() < end) => {
+                end.get_or_insert_with(|| {
+                    log::info!("{}: in use; waiting {PATIENCE:?} for it at most", path.display());
+                    Instant::now() + PATIENCE
+                });
+                thread::sleep(PAUSE);
+            }
             result => break result,
         }
     };
