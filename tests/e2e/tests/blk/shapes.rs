@@ -107,9 +107,9 @@ fn memory_plugged_in_is_used() -> Result<()> {
         let mut guest = bench.boot(&bench.qemu()?.pluggable().qmp(&monitor))?;
         guest.disk("memory")?;
         let mut qmp = Qmp::connect(&monitor)?;
-        for name in ["first", "second"] {
+        for (name, total) in [("first", 384 * MIB), ("second", 512 * MIB)] {
             qmp.plug_memory(name, 128 * MIB)?;
-            guest.disk("memory,plugged=134217728")?;
+            guest.disk(&format!("memory,total={total}"))?;
         }
         // More than the machine had at its start.
         guest.disk("memory,bytes=335544320")?;

@@ -15,11 +15,11 @@ const BLOCKS: &str = "/sys/devices/system/memory";
 /// Bytes of one request.
 const PIECE: usize = 1 << 20;
 
-/// Takes into use what was plugged in, at least `plugged=BYTES` (0) of it, and then writes from `bytes=N` (64 MiB) of
+/// Takes into use what was plugged in until the machine has `total=BYTES` (0), and then writes from `bytes=N` (64 MiB) of
 /// memory and reads back into it, piece by piece: more than the kernel has free elsewhere reaches what is new.
 pub(super) fn use_all(options: &Options) -> anyhow::Result<Value> {
     let disk = Disk::find(options)?;
-    let online = set_online(options.get("plugged", 0)?)?;
+    let online = set_online(options.get("total", 0)?)?;
     let mut buffer = Aligned::new(options.get("bytes", 64 << 20)?);
     // All pages at once, so that no piece gets those of another.
     for (piece, sequence) in buffer.bytes().chunks_exact_mut(PIECE).zip(1..) {
@@ -37,32 +37,33 @@ pub(super) fn use_all(options: &Options) -> anyhow::Result<Value> {
     Ok(json!({ "online": online, "bytes": buffer.bytes().len() }))
 }
 
-/// Waits until the kernel has found `bytes` that are not in use, and takes them into use.
-fn set_online(bytes: u64) -> anyhow::Result<u64> {
+/// Waits until `total` bytes are in use; what the kernel does not take into use by itself is.
+fn set_online(total: u64) -> anyhow::Result<u64> {
     let path = format!("{BLOCKS}/block_size_bytes");
     let size = std::fs::read_to_string(&path).context(path)?;
     let size = u64::from_str_radix(size.trim(), 16)?;
     let end = Instant::now() + PROBE;
-    let mut online = 0;
-    while online < bytes {
-        for state in offline()? {
+    loop {
+        for state in blocks("offline")? {
             std::fs::write(&state, "online").with_context(|| state.display().to_string())?;
-            online += size;
+        }
+        let online = size * blocks("online")?.len() as u64;
+        if online >= total {
+            return Ok(online);
         }
         ensure!(
             Instant::now() < end,
-            "{online} bytes were plugged in after {} s, not {bytes}",
+            "{online} bytes after {} s, not {total}",
             PROBE.as_secs()
         );
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(online)
 }
 
-/// The `state` of each block of memory that is not in use.
-fn offline() -> anyhow::Result<Vec<PathBuf>> {
+/// The `state` of each block of memory that is in it.
+fn blocks(state: &str) -> anyhow::Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(BLOCKS).context(BLOCKS)?;
     let states = entries.flatten().map(|entry| entry.path().join("state"));
-    let offline = |state: &PathBuf| std::fs::read_to_string(state).is_ok_and(|text| text.trim() == "offline");
-    Ok(states.filter(offline).collect())
+    let is_in = |path: &PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == state);
+    Ok(states.filter(is_in).collect())
 }
