@@ -11,7 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use support::{Driver, Random, bytes_of, exercise, on_range, request, skip};
 use vu_common::Segments;
@@ -19,6 +20,8 @@ use vu_storage::qcow2::{BackingFormat, OpenError, Options, Problem, open};
 use vu_storage::{Disk, Op, file};
 
 const MIB: u64 = 1 << 20;
+/// How long one thread waits for another that may be unable to go on.
+const SHORT: Duration = Duration::from_millis(40);
 
 /// A directory for the files of one test, removed with them.
 struct Dir(PathBuf);
@@ -148,7 +151,7 @@ fn exercise_on_images_of_many_kinds() {
     for kind in kinds {
         let image = dir.create("image", kind, 9 * MIB + 512);
         assert_eq!(disk(&image).capacity(), 9 * MIB + 512);
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         pass(&dir, &image, &options(&image));
         println!("{kind}: {:?}", start.elapsed());
     }
@@ -576,7 +579,16 @@ fn shared_load(disk: &dyn Disk, mut model: Vec<u8>, parity: u64) -> Vec<u8> {
     model
 }
 
-/// One thread frees and allocates all the time, so that clusters change hands while the other reads and writes.
+/// Sets a flag when it goes, by a panic, too.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One thread frees clusters that it is just writing to, so that they change hands; the other must not notice.
 #[test]
 fn clusters_change_hands_under_load() {
     let Some(dir) = Dir::new("clusters_change_hands_under_load") else {
@@ -584,25 +596,38 @@ fn clusters_change_hands_under_load() {
     };
     let image = dir.create("image", "cluster_size=4096", 64 * MIB);
     let disk = disk(&image);
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
+    let progress = AtomicU32::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut driver = Driver::new(&*disk, 32);
             let mut random = Random(1);
             while !stop.load(Ordering::Relaxed) {
-                let len = 4096 * (1 + random.below(64));
-                let offset = 32 * MIB + 4096 * random.below(4000);
-                if random.below(2) == 0 {
-                    driver.range(Op::Discard, offset, len).unwrap();
-                } else {
-                    driver.write(offset, &vec![0xee; len as usize]).unwrap();
+                for id in 0..32 {
+                    // Few clusters, so that writes to them are under way when they are freed.
+                    let offset = 32 * MIB + 4096 * random.below(8);
+                    if id % 2 == 0 {
+                        let data = Segments::from(vec![0xee; 4096]);
+                        driver.submit(request(id, Op::Write { durable: false }, offset, data));
+                    } else {
+                        driver.submit(on_range(id, Op::Discard, offset, 4096));
+                    }
+                }
+                // Looked up, not begun yet: time for the other thread to get what has been freed.
+                let (before, end) = (progress.load(Ordering::Relaxed), Instant::now() + SHORT);
+                while progress.load(Ordering::Relaxed) < before + 3 && Instant::now() < end {
+                    std::thread::yield_now();
+                }
+                for done in driver.wait(32) {
+                    done.result.unwrap();
                 }
             }
         });
+        let _stops = Stop(&stop);
         let mut driver = Driver::new(&*disk, 32);
         let mut random = Random(2);
         let mut model = vec![0_u8; 1 << 20];
-        for _ in 0..600 {
+        for _ in 0..150 {
             let mut reads = HashMap::new();
             for id in 0..32_u32 {
                 let at = id as usize * 32768 + 4096 * random.below(8) as usize;
@@ -628,6 +653,7 @@ fn clusters_change_hands_under_load() {
                     }
                 }
             }
+            progress.fetch_add(1, Ordering::Relaxed);
             for done in driver.wait(32) {
                 done.result.unwrap();
                 if let Some(at) = reads.get(&done.id) {
@@ -635,7 +661,6 @@ fn clusters_change_hands_under_load() {
                 }
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     drop(disk);
     check(&image);
