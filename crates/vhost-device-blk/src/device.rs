@@ -163,7 +163,11 @@ impl Device for Blk {
             config_changes: true,
             threads: self.0.service.threads,
             poll: self.0.service.poll,
-            migration: Migration::Stateless,
+            migration: if self.0.disk.can_be_handed_over() {
+                Migration::Stateless
+            } else {
+                Migration::No
+            },
             ..Spec::new("blk", VIRTIO_ID_BLOCK, queues)
         }
     }

@@ -25,6 +25,12 @@ pub trait Disk: Send + Sync + 'static {
         None
     }
 
+    /// Whether another process, on another host maybe, may open the storage while this one still writes to it, as
+    /// the target of a live migration does. Not so if something of it is kept in memory here and there.
+    fn can_be_handed_over(&self) -> bool {
+        true
+    }
+
     /// The data path of the calling thread, for at most `depth` requests in flight.
     ///
     /// # Errors

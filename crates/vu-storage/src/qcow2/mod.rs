@@ -409,6 +409,11 @@ impl Disk for Qcow2Disk {
         Ok(self.capacity)
     }
 
+    /// Tables are kept in memory: who opened the image before their last change would not know of it.
+    fn can_be_handed_over(&self) -> bool {
+        self.owner.limits.read_only
+    }
+
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
         Ok(Box::new(Qcow2Engine::new(self.owner.clone(), depth)?))
     }
