@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Disks that are no raw files.
 
-use super::recovery::{Load, stop};
+use super::recovery::{Load, check_blocks, stop};
 use super::{Bench, Disk, MIB, check_image};
 use anyhow::Result;
 use vu_e2e::image::Image;
@@ -65,7 +65,8 @@ fn nbd(kind: Kind) -> Result<()> {
             server.restart()?;
         }
         load.goes_on(&mut guest)?;
-        stop(&mut guest, &image)?;
+        stop(&mut guest)?;
+        check_blocks(&image)?;
         guest.power_off()?;
         bench.close().map(drop)
     })
