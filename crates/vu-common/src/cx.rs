@@ -146,7 +146,7 @@ impl Wishes {
     }
 }
 
-/// What a [`Worker`] may do while it is called.
+/// What a [`Worker`](crate::Worker) may do while it is called.
 pub struct Cx<'a> {
     pub(crate) turn: Turn<'a>,
     pub(crate) shared: &'a Shared,
