@@ -49,7 +49,8 @@ pub trait Engine {
     /// have shrunk since: that is an error of the request. Never more than the engine's depth are in flight.
     fn submit(&mut self, request: Request);
 
-    /// Starts what was submitted: called once after each batch.
+    /// Starts what was submitted: called once after each batch. [`reap`](Self::reap) follows it: what is done
+    /// at once is not told by [`fd`](Self::fd).
     fn commit(&mut self);
 
     /// Moves what has completed to the end of `done`. Never waits.

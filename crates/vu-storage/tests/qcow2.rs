@@ -469,12 +469,14 @@ fn read_only_is_read_only_and_an_image_in_use_is_locked() {
         .output()
         .unwrap();
     assert!(!output.status.success(), "QEMU opens it for writing, too");
+    assert!(!writer.can_be_handed_over(), "its tables are in memory");
     Driver::new(&*writer, 1).write(0, &[7; 512]).unwrap();
     drop(writer);
     let before = fs::read(&image).unwrap();
     let mut read_only = options(&image);
     read_only.file.read_only = true;
     let (one, two) = (open(&read_only).unwrap(), open(&read_only).unwrap());
+    assert!(one.can_be_handed_over());
     let mut driver = Driver::new(&*one, 1);
     assert_eq!(driver.read(0, 512).unwrap(), [7; 512]);
     assert!(driver.write(0, &[8; 512]).is_err());
