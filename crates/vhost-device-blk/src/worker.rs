@@ -18,9 +18,11 @@ use crate::device::{Shared, Step, status_of};
 use crate::request::{Effect, Extent, HEADER_LEN, Segment};
 use crate::spec::{SECTOR, status};
 
-/// Requests that are submitted at most before the engine is told to start: enough to share a system call, and few
-/// enough that a driver gets the first answers while the last ones are carried out.
+/// Requests that are submitted at most before the engine is told to start: enough to share a system call.
 const BATCH: usize = 32;
+/// The same for an engine that carries them out itself meanwhile: so few that the driver gets the first answers,
+/// and is at work on them, while the next ones are carried out.
+const INLINE_BATCH: usize = 8;
 
 /// The data path of one thread of a disk.
 pub struct BlkWorker {
@@ -32,6 +34,8 @@ pub struct BlkWorker {
     slots: Vec<Slot>,
     free: Vec<u32>,
     depth: usize,
+    /// Requests that are submitted at most before the engine is told to start.
+    batch: usize,
     done: Vec<Completion>,
     /// Where the segments of a request are put when it is parsed.
     segments: Vec<Segment>,
@@ -124,13 +128,16 @@ impl Worker for BlkWorker {
 
 impl BlkWorker {
     pub(crate) fn new(shared: Arc<Shared>, features: u64, depth: usize) -> io::Result<Self> {
+        let engine = shared.disk.engine(depth)?;
+        let batch = engine.fd().map_or(INLINE_BATCH, |_| BATCH);
         Ok(Self {
-            engine: shared.disk.engine(depth)?,
+            engine,
             shared,
             features,
             slots: Vec::new(),
             free: Vec::new(),
             depth,
+            batch,
             done: Vec::with_capacity(depth),
             segments: Vec::new(),
             uncommitted: false,
@@ -154,7 +161,7 @@ impl BlkWorker {
 
     /// Takes requests off virtqueue `q` and submits them.
     fn take(&mut self, cx: &mut Cx<'_>, q: usize) -> Pause {
-        for _ in 0..BATCH {
+        for _ in 0..self.batch {
             if self.timer.is_some() {
                 return Pause::Rate;
             }
