@@ -30,6 +30,8 @@ struct Open {
     failed: Option<io::Error>,
     /// The metadata thread was asked once already.
     asked: bool,
+    /// The tables that tell where its data is are in the file.
+    kept: bool,
 }
 
 /// What a file's engine has of a request.
@@ -153,6 +155,7 @@ impl Qcow2Engine {
             return;
         };
         open.left = open.left.wrapping_add(1);
+        open.kept = false;
         let (data, part) = if len == open.request.len {
             (mem::take(&mut open.request.data), Part::Whole)
         } else {
@@ -231,11 +234,11 @@ impl Qcow2Engine {
             return;
         }
         if open.failed.is_none()
-            && open.request.op == (Op::Write { durable: true })
+            && matches!(open.request.op, Op::Write { .. })
+            && !mem::replace(&mut open.kept, true)
             && self.owner.shared.dirty.load(Ordering::SeqCst)
         {
-            // The data is durable, where it is is not.
-            open.request.op = Op::Flush;
+            // The data is in the file; where it is may be known to this process only.
             self.ask(index, 0, 0);
             return self.complete_if_over(index);
         }
@@ -273,7 +276,12 @@ impl Qcow2Engine {
     fn answered(&mut self, reply: Reply) {
         self.asked = self.asked.wrapping_sub(1);
         let result = match reply.result {
-            Ok(Answer::Done) => Ok(()),
+            Ok(Answer::Done) => {
+                if let Some(open) = self.open.get_mut(reply.id) {
+                    open.kept = true;
+                }
+                Ok(())
+            }
             Ok(Answer::Retry) => {
                 self.advance(reply.id, reply.offset, reply.len);
                 Ok(())
@@ -326,6 +334,7 @@ impl Engine for Qcow2Engine {
             left: 1,
             failed: None,
             asked: false,
+            kept: false,
         });
         let result = match op {
             Op::Read => {

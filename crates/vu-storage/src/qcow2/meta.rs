@@ -4,6 +4,7 @@
 //! Engines send it [`Job`]s for what they cannot do by the [`Map`] alone, and it answers to their [`Mailbox`].
 
 use std::io;
+use std::iter;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -21,6 +22,8 @@ use crate::{Engine, Op, Request};
 
 /// Most bytes that are read or zeroed by way of a buffer at once.
 const CHUNK: u64 = 1 << 20;
+/// Most jobs that are done before the tables are flushed for those that changed them.
+const BATCH: usize = 64;
 
 /// What all threads of a disk share.
 pub(super) struct Shared {
@@ -41,6 +44,17 @@ pub(super) struct Job {
     /// The engine's name for the request.
     pub(super) id: usize,
     pub(super) reply_to: Arc<Mailbox>,
+}
+
+impl Job {
+    fn answer(self, result: io::Result<Answer>) {
+        self.reply_to.post(Reply {
+            id: self.id,
+            offset: self.offset,
+            len: self.len,
+            result,
+        });
+    }
 }
 
 pub(super) struct Reply {
@@ -110,23 +124,46 @@ impl Meta {
     /// Works until all senders have gone.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         self.shared.gate.set_waiter();
-        for job in jobs {
-            let result = self.handle(&job);
-            job.reply_to.post(Reply {
-                id: job.id,
-                offset: job.offset,
-                len: job.len,
-                result,
-            });
+        let mut changed = Vec::new();
+        while let Ok(first) = jobs.recv() {
+            for job in iter::once(first).chain(jobs.try_iter()).take(BATCH) {
+                let result = self.handle(&job);
+                let told = matches!(job.op, Op::Read | Op::Flush) || matches!(result, Ok(Answer::Retry));
+                if told {
+                    job.answer(result);
+                } else {
+                    changed.push((job, result));
+                }
+            }
+            self.keep(&mut changed);
         }
         if let Err(error) = self.flush() {
             log::error!("{}: cannot flush at the end: {error}", self.storage);
         }
     }
 
+    /// Answers what has changed the image once its tables are in the file. A guest that was told of a write
+    /// would miss it if this process, which may be replaced while the guest runs, took the tables along. They
+    /// are flushed rather than only written, because their order has to survive a crash of the host as well.
+    fn keep(&self, changed: &mut Vec<(Job, io::Result<Answer>)>) {
+        if changed.is_empty() {
+            return;
+        }
+        let dirty = self.shared.dirty.load(Ordering::SeqCst);
+        let kept = if dirty { self.flush() } else { Ok(()) };
+        for (job, result) in changed.drain(..) {
+            let kept = kept
+                .as_ref()
+                .map_err(|error| io::Error::new(error.kind(), format!("cannot write the tables: {error}")));
+            job.answer(result.and_then(|answer| kept.map(|()| answer)));
+        }
+    }
+
     fn handle(&mut self, job: &Job) -> io::Result<Answer> {
         match job.op {
             Op::Read => self.read(job),
+            // It waits for the tables.
+            Op::Write { .. } if job.len == 0 => Ok(Answer::Done),
             Op::Write { durable } => {
                 let answer = self.write(job, durable)?;
                 self.settle()?;
@@ -135,11 +172,11 @@ impl Meta {
             Op::Flush => self.flush().map(|()| Answer::Done),
             Op::Discard => self.clear(job, true, false),
             Op::WriteZeroes { unmap, durable } => {
-                self.clear(job, unmap, true)?;
+                let answer = self.clear(job, unmap, true)?;
                 if durable {
                     self.flush()?;
                 }
-                Ok(Answer::Done)
+                Ok(answer)
             }
             Op::SecureErase => Err(io::ErrorKind::Unsupported.into()),
         }

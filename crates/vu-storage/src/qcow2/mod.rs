@@ -19,7 +19,8 @@
 //!
 //! An image cannot choose files of the host: a backing file that it names is used only if an option names one.
 //! After a crash at any moment, clusters may be allocated that nobody uses (`qemu-img check` finds them), and
-//! nothing else is wrong. The size is fixed while the image is open: it is locked, so nobody can change it.
+//! nothing else is wrong. What has completed survives the end of this process, flushed or not: a change of the
+//! tables is answered when they have been flushed, for as many changes together as have come. The size is fixed while the image is open: it is locked, so nobody can change it.
 //!
 //! Not supported: encryption, external data files, extended L2 entries, zstd, and writing to images with
 //! internal snapshots; qemu-storage-daemon serves those over NBD.
