@@ -7,7 +7,17 @@ use std::{env, fs};
 
 use anyhow::{Context, Result};
 
+use vu_e2e::artifacts::tools;
+
 use crate::{e2e, util};
+
+/// Programs of others that tests of storage talk to, and the Debian packages that have them.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("qemu-img", "qemu-utils"),
+    ("qemu-nbd", "qemu-utils"),
+    ("nbdkit", "nbdkit"),
+    ("filefrag", "e2fsprogs"),
+];
 
 /// The arguments.
 #[derive(clap::Args)]
@@ -25,6 +35,9 @@ pub(crate) fn run(Args { quick, check }: Args) -> Result<()> {
     let mut totals = Totals::default();
     if check {
         totals.add(crate::check::steps()?);
+    }
+    if let Err(error) = tools::ensure(PROGRAMS) {
+        eprintln!("tests that need them will be skipped: {error:#}");
     }
     let before = log.lines()?;
     for words in [
