@@ -209,6 +209,12 @@ impl<'a> Walk<'a> {
     }
 
     pub(crate) fn finish(self) -> Parts {
+        // Most devices read a header first.
+        if self.readable > 0
+            && let Some(first) = self.slices.first()
+        {
+            first.prefetch(0);
+        }
         Parts {
             buffers: Buffers {
                 slices: self.slices,

@@ -12,6 +12,8 @@ const AVAIL_F_NO_INTERRUPT: u16 = 1;
 const USED_F_NO_NOTIFY: u16 = 1;
 /// `flags` and `idx` in front of the rings.
 const HEADER: usize = 4;
+/// How many chains ahead descriptors are fetched from the driver's CPU.
+const AHEAD: u16 = 4;
 
 /// Why a ring cannot run, or cannot run on. Its virtqueue is retired; the connection stays up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -127,6 +129,7 @@ impl Ring {
                 return Err(RingFault::AvailIndex { avail, next, size });
             }
             self.seen_avail = avail;
+            (0..AHEAD).for_each(|ahead| self.prefetch(next.wrapping_add(ahead)));
         }
         Ok(self.seen_avail.wrapping_sub(next))
     }
@@ -138,8 +141,20 @@ impl Ring {
         if head >= self.layout.size {
             return Err(RingFault::Head(head));
         }
+        self.prefetch(self.next_avail.wrapping_add(AHEAD));
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(head)
+    }
+
+    /// Has the CPU fetch the first descriptor of the chain at `position` of the available ring, if there is one.
+    fn prefetch(&self, position: u16) {
+        if position.wrapping_sub(self.next_avail) < self.seen_avail.wrapping_sub(self.next_avail) {
+            let at = self.slot(position).wrapping_mul(2).wrapping_add(HEADER);
+            let head = self.avail.load_u16(at, Ordering::Relaxed);
+            if head < self.layout.size {
+                self.desc.prefetch(usize::from(head).wrapping_mul(16));
+            }
+        }
     }
 
     /// Asks the driver for a kick at the next available head, or asks it not to kick.

@@ -130,6 +130,7 @@ impl<'a> Turn<'a> {
         let Some(done) = chain.into_done(0) else { return };
         if done.run.is_current() {
             state.give_back(done.head);
+            state.counters.requests = state.counters.requests.wrapping_sub(1);
         }
         self.recycle(done.buffers.slices);
     }
