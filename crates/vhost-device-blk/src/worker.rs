@@ -7,9 +7,10 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 use std::io::{self, Write};
+use std::iter;
 use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vu_common::{Chain, Cx, Interest, Ready, Segments, Token, Worker, guest_warn};
 use vu_storage::{Completion, Engine, Op, Request};
@@ -37,6 +38,8 @@ pub struct BlkWorker {
     /// Requests that are submitted at most before the engine is told to start.
     batch: usize,
     done: Vec<Completion>,
+    /// Requests of a batch that are still to be looked at; empty but in `take`.
+    popped: Vec<Chain>,
     /// Where the segments of a request are put when it is parsed.
     segments: Vec<Segment>,
     /// Requests were submitted that the engine has not been told to start.
@@ -139,6 +142,7 @@ impl BlkWorker {
             depth,
             batch,
             done: Vec::with_capacity(depth),
+            popped: Vec::new(),
             segments: Vec::new(),
             uncommitted: false,
             watch: None,
@@ -161,27 +165,47 @@ impl BlkWorker {
 
     /// Takes requests off virtqueue `q` and submits them.
     fn take(&mut self, cx: &mut Cx<'_>, q: usize) -> Pause {
-        for _ in 0..self.batch {
-            if self.timer.is_some() {
-                return Pause::Rate;
-            }
-            if self.free.is_empty() && self.slots.len() >= self.depth {
-                return Pause::Full;
-            }
-            let Some(chain) = cx.pop(q) else {
-                return Pause::Empty;
-            };
-            if let Some(limiter) = &self.shared.limiter {
-                let data = data_out(&chain).saturating_add(data_in(&chain));
-                if let Err(wait) = limiter.admit(data as u64, Instant::now()) {
-                    cx.give_back(chain);
-                    self.timer = Some(cx.timer(wait));
-                    return Pause::Rate;
-                }
+        if self.timer.is_some() {
+            return Pause::Rate;
+        }
+        let room = self
+            .depth
+            .saturating_sub(self.slots.len())
+            .saturating_add(self.free.len());
+        if room == 0 {
+            return Pause::Full;
+        }
+        // All are popped before the first is looked at: by then its header has come from the driver's CPU.
+        let wanted = self.batch.min(room);
+        let mut popped = mem::take(&mut self.popped);
+        popped.extend(iter::from_fn(|| cx.pop(q)).take(wanted));
+        let mut pause = if popped.len() < wanted {
+            Pause::Empty
+        } else {
+            Pause::Batch
+        };
+        let mut chains = popped.drain(..);
+        while let Some(chain) = chains.next() {
+            if let Err(wait) = self.allow(&chain) {
+                chains.by_ref().rev().for_each(|later| cx.give_back(later));
+                cx.give_back(chain);
+                self.timer = Some(cx.timer(wait));
+                pause = Pause::Rate;
+                break;
             }
             self.begin(chain);
         }
-        Pause::Batch
+        drop(chains);
+        self.popped = popped;
+        pause
+    }
+
+    /// Whether the rate allows a request now; if not, how long it has to wait.
+    fn allow(&self, chain: &Chain) -> Result<(), Duration> {
+        self.shared.limiter.as_ref().map_or(Ok(()), |limiter| {
+            let data = data_out(chain).saturating_add(data_in(chain));
+            limiter.admit(data as u64, Instant::now())
+        })
     }
 
     /// Goes on with the virtqueues that wait.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex};
@@ -211,6 +212,11 @@ impl Engine for Strings {
 }
 
 fn device(puppet: &Arc<Puppet>, threads: u16) -> Arc<Blk> {
+    limited(puppet, threads, None)
+}
+
+/// A device that takes so many requests per second.
+fn limited(puppet: &Arc<Puppet>, threads: u16, iops: Option<NonZeroU64>) -> Arc<Blk> {
     let disk = Arc::new(Shown(puppet.clone()));
     let config = Config {
         limits: disk.limits(),
@@ -226,7 +232,7 @@ fn device(puppet: &Arc<Puppet>, threads: u16) -> Arc<Blk> {
         cpus: Vec::new(),
         poll: Duration::ZERO,
         rate: Rate {
-            iops: None,
+            iops,
             bps: None,
             burst: Duration::ZERO,
         },
@@ -397,6 +403,21 @@ fn no_more_is_in_flight_than_an_engine_takes_and_nothing_is_left_behind() {
         assert!(Instant::now() < end, "{left} requests are not answered");
     }
     assert_eq!(puppet.stage.lock().unwrap().most, MAX_DEPTH);
+}
+
+#[test]
+fn what_the_rate_holds_back_keeps_its_order() {
+    let puppet = Puppet::new();
+    let mut guest = connect(&limited(&puppet, 1, NonZeroU64::new(1000)), 0, 128);
+    let lane = guest.lane();
+    for sector in 0..40 {
+        lane.place(write(sector), Framing::Whole, Placement::Indirect);
+    }
+    lane.queue.submit();
+    puppet.wait_for(40);
+    let sectors: Vec<_> = puppet.seen().iter().map(|(_, offset, _)| offset / 512).collect();
+    assert_eq!(sectors, (0..40).collect::<Vec<_>>());
+    while puppet.complete(0, Ok(())) {}
 }
 
 #[test]
