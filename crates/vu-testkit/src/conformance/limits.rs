@@ -129,6 +129,9 @@ pub(super) fn bad_requests_do_not_flood_the_log(cx: &mut Cx) -> Result<()> {
     Ok(())
 }
 
+/// Threads that a bounded pool may have.
+const POOL: usize = 16;
+
 pub(super) fn threads_do_not_grow_with_requests(cx: &mut Cx) -> Result<()> {
     let pid = cx.need_pid()?;
     let threads = || -> Result<usize> { Ok(std::fs::read_dir(format!("/proc/{pid}/task"))?.count()) };
@@ -138,8 +141,9 @@ pub(super) fn threads_do_not_grow_with_requests(cx: &mut Cx) -> Result<()> {
     let before = threads()?;
     guest.lane().burst(&*profile, 10_000, 16)?;
     let after = threads()?;
+    // A pool, the kernel's for io_uring among them, may fill up; a thread per request would be thousands.
     ensure!(
-        after <= before,
+        after <= before + POOL,
         "{before} threads before 10000 requests, {after} after"
     );
     Ok(())
