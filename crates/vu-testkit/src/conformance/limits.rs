@@ -130,7 +130,7 @@ pub(super) fn bad_requests_do_not_flood_the_log(cx: &mut Cx) -> Result<()> {
 }
 
 /// Threads that a bounded pool may have.
-const POOL: usize = 16;
+const POOL: usize = 64;
 
 pub(super) fn threads_do_not_grow_with_requests(cx: &mut Cx) -> Result<()> {
     let pid = cx.need_pid()?;
