@@ -19,11 +19,9 @@ use crate::device::{Shared, Step, status_of};
 use crate::request::{Effect, Extent, HEADER_LEN, Segment};
 use crate::spec::{SECTOR, status};
 
-/// Requests that are submitted at most before the engine is told to start: enough to share a system call.
-const BATCH: usize = 32;
-/// The same for an engine that carries them out itself meanwhile: so few that the driver gets the first answers,
-/// and is at work on them, while the next ones are carried out.
-const INLINE_BATCH: usize = 8;
+/// Requests that are submitted at most before the engine is told to start: enough to share a system call, and few
+/// enough that a driver gets the first answers, and makes more requests of them, while the last ones are carried out.
+const BATCH: usize = 8;
 
 /// The data path of one thread of a disk.
 pub struct BlkWorker {
@@ -35,8 +33,6 @@ pub struct BlkWorker {
     slots: Vec<Slot>,
     free: Vec<u32>,
     depth: usize,
-    /// Requests that are submitted at most before the engine is told to start.
-    batch: usize,
     done: Vec<Completion>,
     /// Requests of a batch that are still to be looked at; empty but in `take`.
     popped: Vec<Chain>,
@@ -132,7 +128,6 @@ impl Worker for BlkWorker {
 impl BlkWorker {
     pub(crate) fn new(shared: Arc<Shared>, features: u64, depth: usize) -> io::Result<Self> {
         let engine = shared.disk.engine(depth)?;
-        let batch = engine.fd().map_or(INLINE_BATCH, |_| BATCH);
         Ok(Self {
             engine,
             shared,
@@ -140,7 +135,6 @@ impl BlkWorker {
             slots: Vec::new(),
             free: Vec::new(),
             depth,
-            batch,
             done: Vec::with_capacity(depth),
             popped: Vec::new(),
             segments: Vec::new(),
@@ -176,7 +170,7 @@ impl BlkWorker {
             return Pause::Full;
         }
         // All are popped before the first is looked at: by then its header has come from the driver's CPU.
-        let wanted = self.batch.min(room);
+        let wanted = BATCH.min(room);
         let mut popped = mem::take(&mut self.popped);
         popped.extend(iter::from_fn(|| cx.pop(q)).take(wanted));
         let mut pause = if popped.len() < wanted {

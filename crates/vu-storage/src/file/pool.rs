@@ -56,7 +56,9 @@ impl Pool {
     fn push(&self, jobs: impl Iterator<Item = Job>) {
         let shared = &self.0;
         let mut state = lock(&shared.state);
+        let before = state.jobs.len();
         state.jobs.extend(jobs);
+        let new = state.jobs.len() - before;
         while state.threads < MOST && state.idle < state.jobs.len() {
             let mine = shared.clone();
             let started = thread::Builder::new()
@@ -74,8 +76,10 @@ impl Pool {
                 Err(_) => break,
             }
         }
+        let sleepers = new.min(state.idle);
         drop(state);
-        shared.work.notify_all();
+        // One for each: the others would only look and sleep again.
+        (0..sleepers).for_each(|_| shared.work.notify_one());
     }
 }
 
