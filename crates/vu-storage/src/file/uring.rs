@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The engine on `io_uring`: one ring per thread, one system call for each batch.
 //!
-//! Reads, writes and flushes go through the ring. What the kernel would hand to one of its threads anyway, and
+//! Reads, writes and flushes go through the ring. Writes that the kernel would not do without waiting are carried
+//! out at once, as long as they do not wait (see [`Uring::writes_itself`]). What the kernel would hand to one of its threads anyway, and
 //! what needs more than one call or a bounce buffer, goes to the disk's pool; the ring polls its eventfd, so
 //! that there is one descriptor to wait for.
 //!
@@ -16,6 +17,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fixed, FsyncFlags};
@@ -33,6 +35,12 @@ const FILE: Fixed = Fixed(0);
 const POOL: u64 = u64::MAX;
 /// Most bytes that a system call moves (`MAX_RW_COUNT`).
 const MOST: usize = 0x7fff_f000;
+/// Longest write that is carried out on the thread that submits it.
+const LONGEST_WRITE: usize = 64 << 10;
+/// A write to the page cache that takes longer has waited for the disk.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// How long writes are then left to others.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Whether this process may have a ring.
 ///
@@ -83,6 +91,10 @@ pub(super) struct Uring {
     queued: usize,
     /// Entries for what was done in part.
     again: Vec<Entry>,
+    /// Done at once.
+    done: Vec<Completion>,
+    /// Until then writes are left to the kernel's threads, since one had to wait.
+    waits: Option<Instant>,
 }
 
 impl Uring {
@@ -100,14 +112,36 @@ impl Uring {
             polls: false,
             queued: 0,
             again: Vec::new(),
+            done: Vec::new(),
+            waits: None,
         })
+    }
+
+    /// Whether a write is carried out by a call on this thread: where the ring could only hand it to the
+    /// kernel's threads, which cost more than copying to the page cache does. When the page cache is full such a
+    /// call waits, and for a while writes go through the ring all the same.
+    fn writes_itself(&self, request: &Request) -> bool {
+        self.file.slow_writes
+            && request.op == (Op::Write { durable: false })
+            && request.data.len() <= LONGEST_WRITE
+            && self.waits.is_none_or(|end| Instant::now() >= end)
+    }
+
+    fn write(&mut self, request: Request) {
+        let start = Instant::now();
+        let result = self.file.execute(&request);
+        let end = Instant::now();
+        self.waits = (end.duration_since(start) > PATIENCE).then(|| end + PAUSE);
+        self.done.push(Completion {
+            id: request.id,
+            data: request.data,
+            result,
+        });
     }
 
     /// Whether the ring does it, rather than the pool.
     fn does(&self, request: &Request) -> bool {
         match request.op {
-            // The kernel would have its own threads do it, one after the other.
-            Op::Write { .. } if self.file.slow_writes => false,
             Op::Read | Op::Write { .. } => !request.data.is_empty() && self.file.takes(&request.data),
             Op::Flush => true,
             Op::Discard | Op::WriteZeroes { .. } | Op::SecureErase => false,
@@ -208,6 +242,9 @@ impl Uring {
 
 impl Engine for Uring {
     fn submit(&mut self, request: Request) {
+        if self.writes_itself(&request) {
+            return self.write(request);
+        }
         if !self.does(&request) {
             return self.pool.submit(request);
         }
@@ -225,6 +262,7 @@ impl Engine for Uring {
     }
 
     fn reap(&mut self, done: &mut Vec<Completion>) {
+        done.append(&mut self.done);
         self.settle(done);
         if self.pool.in_flight() > 0 && !self.polls {
             self.pool.reap(done);
