@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The host side: chips whose lines the guest gets.
+
+pub mod sim;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::request::{Direction, Line};
+
+/// The edges of a line that somebody waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edges {
+    /// Low to high.
+    Rising,
+    /// High to low.
+    Falling,
+    /// Both.
+    Both,
+}
+
+/// A line changed its level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// The line.
+    pub line: Line,
+    /// The level that it went to.
+    pub level: bool,
+}
+
+/// The lines of one guest. Owned by its worker; nothing in it blocks for longer than the chip takes.
+///
+/// Every error names the chip and the line, and who else has the line if that is why.
+pub trait Chip: Send {
+    /// The names of the lines, in order; empty where a line has none.
+    fn names(&self) -> Vec<String>;
+
+    /// Which way a line goes now; `None` if nobody uses it.
+    ///
+    /// # Errors
+    /// What the host refused.
+    fn direction(&mut self, line: Line) -> io::Result<Option<Direction>>;
+
+    /// Takes a line as an input or as an output that starts at `level`, or releases it.
+    ///
+    /// # Errors
+    /// What the host refused; the line is as before.
+    fn set_direction(&mut self, line: Line, direction: Option<Direction>, level: bool) -> io::Result<()>;
+
+    /// The level of a line.
+    ///
+    /// # Errors
+    /// What the host refused.
+    fn value(&mut self, line: Line) -> io::Result<bool>;
+
+    /// Sets an output.
+    ///
+    /// # Errors
+    /// What the host refused.
+    fn set_value(&mut self, line: Line, level: bool) -> io::Result<()>;
+
+    /// Reports these edges of a line from now on, or none. A line that nobody uses becomes an input.
+    ///
+    /// # Errors
+    /// What the host refused.
+    fn watch(&mut self, line: Line, edges: Option<Edges>) -> io::Result<()>;
+
+    /// Can be read while there are edges to report.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// Moves the edges that were seen to the end of `edges`, in order of time.
+    fn edges(&mut self, edges: &mut Vec<Edge>);
+}
