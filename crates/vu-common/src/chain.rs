@@ -316,6 +316,22 @@ impl Chain {
         self.segments(true, range, into);
     }
 
+    /// Adds the bytes `range` of the device-readable part to `into`; what lies beyond its end is left out.
+    pub fn add_readable_segments(&self, range: Range<usize>, into: &mut Segments) {
+        self.add_segments(false, range, into);
+    }
+
+    /// Adds the bytes `range` of the device-writable part to `into`; what lies beyond its end is left out.
+    pub fn add_writable_segments(&self, range: Range<usize>, into: &mut Segments) {
+        self.add_segments(true, range, into);
+    }
+
+    fn add_segments(&self, writable: bool, range: Range<usize>, into: &mut Segments) {
+        if let Some(run) = &self.run {
+            into.append(&run.memory, self.parts.buffers.part(writable), range);
+        }
+    }
+
     fn segments(&self, writable: bool, range: Range<usize>, into: &mut Segments) {
         if let Some(run) = &self.run {
             into.fill(&run.memory, self.parts.buffers.part(writable), range);

@@ -8,7 +8,9 @@
     reason = "guest memory is reached by raw pointers; see the module's text"
 )]
 
+use std::io;
 use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::Arc;
 
@@ -51,6 +53,8 @@ enum Keep {
 #[derive(Clone, Default)]
 pub struct Segments {
     keep: Option<Keep>,
+    /// What keeps pieces that were appended after the memory table had changed.
+    more: Vec<Arc<Memory>>,
     pieces: Vec<Piece>,
     len: usize,
 }
@@ -115,7 +119,31 @@ impl Segments {
     pub fn clear(&mut self) {
         self.pieces.clear();
         self.keep = None;
+        self.more.clear();
         self.len = 0;
+    }
+
+    /// One `writev(2)` of all pieces to `fd`; how many bytes it took.
+    ///
+    /// # Errors
+    /// What the system call says, `WouldBlock` among it.
+    pub fn write_to(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        // SAFETY: the pieces are valid for as long as `self` lives; the kernel answers EFAULT for pages that have gone.
+        result(unsafe { libc::writev(fd.as_raw_fd(), self.iovecs().as_ptr(), self.count()) })
+    }
+
+    /// One `readv(2)` from `fd` into the pieces; how many bytes came, 0 at the end of the file.
+    ///
+    /// # Errors
+    /// What the system call says, `WouldBlock` among it.
+    pub fn read_from(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        // SAFETY: as in `write_to`.
+        result(unsafe { libc::readv(fd.as_raw_fd(), self.iovecs().as_ptr(), self.count()) })
+    }
+
+    /// As many pieces as one system call takes.
+    fn count(&self) -> libc::c_int {
+        libc::c_int::try_from(self.pieces.len().min(libc::UIO_MAXIOV as usize)).unwrap_or(0)
     }
 
     /// Makes `into` the bytes `range` of these; what lies beyond the end is left out.
@@ -189,6 +217,11 @@ impl Segments {
     /// Makes it the bytes `range` of `slices`, which `memory` keeps mapped.
     pub(crate) fn fill(&mut self, memory: &Arc<Memory>, slices: &[GuestSlice], range: Range<usize>) {
         self.clear();
+        self.append(memory, slices, range);
+    }
+
+    /// Adds the bytes `range` of `slices`, which `memory` keeps mapped.
+    pub(crate) fn append(&mut self, memory: &Arc<Memory>, slices: &[GuestSlice], range: Range<usize>) {
         let (mut skip, mut left) = (range.start, range.end.saturating_sub(range.start));
         for slice in slices {
             if left == 0 {
@@ -204,9 +237,23 @@ impl Segments {
             left = left.wrapping_sub(len);
             skip = 0;
         }
-        self.keep = Some(Keep::Guest {
-            _memory: memory.clone(),
-        });
+        match &self.keep {
+            None => {
+                self.keep = Some(Keep::Guest {
+                    _memory: memory.clone(),
+                });
+            }
+            Some(Keep::Guest { _memory: kept }) if Arc::ptr_eq(kept, memory) => {}
+            Some(_) => self.more.push(memory.clone()),
+        }
+    }
+}
+
+fn result(n: libc::ssize_t) -> io::Result<usize> {
+    if n < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(n.unsigned_abs())
     }
 }
 

@@ -5,6 +5,7 @@ use crate::task::Task;
 
 mod blk;
 mod rng;
+mod vsock;
 
 /// Every device's task by the device's name.
-pub(crate) const ALL: &[(&str, Task)] = &[("blk", blk::run), ("rng", rng::run)];
+pub(crate) const ALL: &[(&str, Task)] = &[("blk", blk::run), ("rng", rng::run), ("vsock", vsock::run)];

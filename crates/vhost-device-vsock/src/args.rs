@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The options of `vhost-device-vsock`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use clap::Parser;
+use vu_common::CommonArgs;
+
+use crate::backend::unix::Unix;
+use crate::device::Vsock;
+use crate::network::Network;
+use crate::worker::Bounds;
+
+/// Serves virtio sockets to virtual machines over vhost-user.
+///
+/// Each socket is one device for one guest: the first --guest-cid and --uds-path go to the first --socket-path, and so
+/// on, or --vm names all of a guest at once.
+#[derive(Debug, Parser)]
+#[command(name = "vhost-device-vsock", version)]
+pub struct VsockArgs {
+    /// The options that every device has.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// Context id of the guest, from 3 on
+    #[arg(long, value_name = "CID", value_parser = guest_cid, conflicts_with = "vm")]
+    guest_cid: Vec<u32>,
+
+    /// Unix socket by which processes of the host reach the guest
+    ///
+    /// A process connects to PATH, says `CONNECT <port>` and a newline, and reads `OK <port>` when the guest has accepted.
+    /// What the guest sends to port N of the host goes to the Unix socket `PATH_N`. Seqpacket sockets go by
+    /// `PATH_seqpacket`.
+    #[arg(long, value_name = "PATH", conflicts_with = "vm")]
+    uds_path: Vec<PathBuf>,
+
+    /// Groups of the guest, separated by `+`; guests with a group in common may speak to each other
+    #[arg(long, value_name = "NAME+NAME..", conflicts_with = "vm")]
+    groups: Vec<String>,
+
+    /// A guest: guest-cid=CID,uds-path=PATH,groups=NAME+NAME
+    ///
+    /// The keys are the long options of this help. A comma within a value is written twice.
+    #[arg(long, value_name = "KEY=VALUE,..", value_parser = vm)]
+    vm: Vec<Vm>,
+
+    /// Bytes that one connection may have under way to the host
+    #[arg(
+        long,
+        visible_alias = "tx-buffer-size",
+        value_name = "BYTES",
+        default_value = "262144"
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(4096..=16 << 20))]
+    buffer_size: u32,
+
+    /// Bytes that all connections of a guest may have under way to the host
+    ///
+    /// When little of it is left, new connections get less than --buffer-size; when nothing is, they are refused.
+    #[arg(long, value_name = "BYTES", default_value = "268435456")]
+    memory: u64,
+
+    /// Connections that a guest may have
+    #[arg(long, value_name = "N", default_value = "4096")]
+    connections: usize,
+}
+
+/// One guest.
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true, disable_version_flag = true)]
+struct Vm {
+    #[arg(long, value_parser = guest_cid)]
+    guest_cid: u32,
+    #[arg(long)]
+    uds_path: PathBuf,
+    #[arg(long, default_value = DEFAULT_GROUP)]
+    groups: String,
+}
+
+/// The group of guests that are in no other.
+const DEFAULT_GROUP: &str = "default";
+
+impl AsRef<CommonArgs> for VsockArgs {
+    fn as_ref(&self) -> &CommonArgs {
+        &self.common
+    }
+}
+
+impl VsockArgs {
+    /// Opens the sockets around each guest.
+    ///
+    /// # Errors
+    /// Options that do not fit together, or a socket that cannot be had.
+    pub fn open(&self) -> anyhow::Result<Vec<Vsock>> {
+        let network = Arc::new(Network::default());
+        let vms = self.vms()?;
+        for (at, vm) in vms.iter().enumerate() {
+            let twice = vms.iter().take(at).any(|other| other.guest_cid == vm.guest_cid);
+            ensure!(!twice, "two guests with the context id {}", vm.guest_cid);
+        }
+        let bounds = Bounds {
+            buffer: self.buffer_size,
+            memory: self.memory,
+            connections: self.connections,
+        };
+        vms.iter()
+            .map(|vm| {
+                let host = Unix::new(&vm.uds_path).with_context(|| vm.uds_path.display().to_string())?;
+                let groups = vm.groups.split('+').map(str::to_owned).collect();
+                Ok(Vsock::new(vm.guest_cid, Box::new(host), &network, groups, bounds))
+            })
+            .collect()
+    }
+
+    fn vms(&self) -> anyhow::Result<Vec<Vm>> {
+        if !self.vm.is_empty() {
+            return Ok(self.vm.clone());
+        }
+        let (cids, paths) = (self.guest_cid.len(), self.uds_path.len());
+        ensure!(
+            paths > 0,
+            "no --uds-path, nor --vm: nobody of the host could speak to the guest"
+        );
+        ensure!(
+            cids == paths || (cids == 0 && paths == 1),
+            "{cids} times --guest-cid, but {paths} times --uds-path"
+        );
+        ensure!(self.groups.len() <= paths, "more often --groups than --uds-path");
+        let cid = |at| self.guest_cid.get(at).copied().unwrap_or(3);
+        let group = |at| self.groups.get(at).map_or(DEFAULT_GROUP, String::as_str);
+        Ok((0..)
+            .zip(&self.uds_path)
+            .map(|(at, path)| Vm {
+                guest_cid: cid(at),
+                uds_path: path.clone(),
+                groups: group(at).to_owned(),
+            })
+            .collect())
+    }
+}
+
+fn guest_cid(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(cid) if cid >= 3 && cid != u32::MAX => Ok(cid),
+        Ok(_) => Err("reserved (a guest has one from 3 to 4294967294)".into()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// The value of `--vm`, read as a command line of its own.
+fn vm(text: &str) -> Result<Vm, String> {
+    let text = text.replace(",,", "\0");
+    let words = text
+        .split(',')
+        .map(|word| format!("--{}", word.replace('\0', ",")));
+    Vm::try_parse_from(words).map_err(|e| {
+        let message = e.to_string();
+        let first = message.lines().next().unwrap_or_default();
+        first.trim_start_matches("error: ").to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::VsockArgs;
+
+    fn parse(options: &[&str]) -> Result<VsockArgs, clap::Error> {
+        let fixed = ["vhost-device-vsock", "--socket-path", "/tmp/v.sock"];
+        VsockArgs::try_parse_from(fixed.iter().chain(options))
+    }
+
+    #[test]
+    fn the_option_table_is_consistent() {
+        VsockArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn a_guest_is_named_by_options_or_by_one() {
+        let by_options = parse(&["--guest-cid", "7", "--uds-path", "/a,b", "--groups", "x+y"]).unwrap();
+        let by_one = parse(&["--vm", "guest-cid=7,uds-path=/a,,b,groups=x+y"]).unwrap();
+        assert_eq!(by_options.vms().unwrap(), by_one.vms().unwrap());
+        let alone = parse(&["--uds-path", "/a"]).unwrap().vms().unwrap();
+        assert_eq!((alone[0].guest_cid, &*alone[0].groups), (3, "default"));
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused() {
+        for options in [
+            &[][..],
+            &["--guest-cid", "3"],
+            &["--guest-cid", "3", "--guest-cid", "4", "--uds-path", "/a"],
+            &["--uds-path", "/a", "--uds-path", "/b"],
+        ] {
+            assert!(parse(options).unwrap().vms().is_err(), "{options:?}");
+        }
+        for options in [
+            &["--guest-cid", "2"][..],
+            &["--guest-cid", "4294967295"],
+            &["--vm", "guest-cid=3"],
+            &["--vm", "guest-cid=3,uds-path=/a,x=1"],
+            &["--vm", "guest-cid=3,uds-path=/a", "--uds-path", "/b"],
+        ] {
+            assert!(parse(options).is_err(), "{options:?}");
+        }
+    }
+}

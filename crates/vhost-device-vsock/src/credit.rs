@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How much may be under way on one connection, in each direction (section 5.10.6.3). Pure; counters wrap at 2^32.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+
+use crate::request::Room;
+
+/// What the guest has room for: bounds what we send.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outgoing {
+    room: Room,
+    sent: u32,
+}
+
+impl Outgoing {
+    /// The guest told its room.
+    pub(crate) fn update(&mut self, room: Room) {
+        self.room = room;
+    }
+
+    /// Bytes that may be sent now. A guest that counts wrong gets none.
+    pub(crate) fn free(&self) -> usize {
+        let under_way = self.sent.wrapping_sub(self.room.fwd_cnt);
+        self.room.buf_alloc.saturating_sub(under_way) as usize
+    }
+
+    /// All that the guest has room for when nothing is under way.
+    pub(crate) fn capacity(&self) -> usize {
+        self.room.buf_alloc as usize
+    }
+
+    /// So many bytes were sent.
+    pub(crate) fn sent(&mut self, len: usize) {
+        self.sent = self.sent.wrapping_add(len as u32);
+    }
+}
+
+/// What we have room for: bounds what the guest sends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Incoming {
+    buf_alloc: u32,
+    received: u32,
+    forwarded: u32,
+    /// What of `forwarded` the guest knows.
+    told: u32,
+}
+
+impl Incoming {
+    /// With room for `buf_alloc` bytes.
+    pub(crate) fn new(buf_alloc: u32) -> Self {
+        Self {
+            buf_alloc,
+            received: 0,
+            forwarded: 0,
+            told: 0,
+        }
+    }
+
+    /// Bytes came. `false` if the guest had no right to send them.
+    #[must_use]
+    pub(crate) fn received(&mut self, len: u32) -> bool {
+        let held = self.received.wrapping_sub(self.forwarded);
+        let fits = len <= self.buf_alloc.saturating_sub(held);
+        self.received = self.received.wrapping_add(len);
+        fits
+    }
+
+    /// Bytes went on to the host.
+    pub(crate) fn forwarded(&mut self, len: usize) {
+        self.forwarded = self.forwarded.wrapping_add(len as u32);
+    }
+
+    /// What the next packet to the guest says. It knows then.
+    pub(crate) fn tell(&mut self) -> Room {
+        self.told = self.forwarded;
+        Room {
+            buf_alloc: self.buf_alloc,
+            fwd_cnt: self.forwarded,
+        }
+    }
+
+    /// Whether the guest should be told without being asked: from what it knows, half the room is taken.
+    pub(crate) fn is_news(&self) -> bool {
+        self.forwarded.wrapping_sub(self.told) >= self.buf_alloc / 2 && self.forwarded != self.told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Incoming, Outgoing};
+    use crate::request::Room;
+
+    #[test]
+    fn we_send_what_the_guest_has_room_for() {
+        let mut credit = Outgoing::default();
+        assert_eq!(credit.free(), 0, "nothing before it has told");
+        credit.update(Room {
+            buf_alloc: 100,
+            fwd_cnt: 0,
+        });
+        credit.sent(60);
+        assert_eq!(credit.free(), 40);
+        credit.update(Room {
+            buf_alloc: 100,
+            fwd_cnt: 50,
+        });
+        assert_eq!(credit.free(), 90);
+        credit.update(Room {
+            buf_alloc: 5,
+            fwd_cnt: 50,
+        });
+        assert_eq!(credit.free(), 0, "its room shrank");
+    }
+
+    #[test]
+    fn counters_wrap() {
+        let mut credit = Outgoing::default();
+        credit.sent(u32::MAX as usize);
+        credit.update(Room {
+            buf_alloc: 100,
+            fwd_cnt: u32::MAX,
+        });
+        credit.sent(10);
+        assert_eq!(credit.free(), 90);
+        let mut credit = Incoming::new(100);
+        {
+            credit.received = u32::MAX - 20;
+            credit.forwarded = u32::MAX - 20;
+            assert!(credit.received(100));
+            assert!(!credit.received(1));
+        }
+    }
+
+    #[test]
+    fn a_guest_that_counts_more_than_we_sent_gets_nothing() {
+        let mut credit = Outgoing::default();
+        credit.update(Room {
+            buf_alloc: 100,
+            fwd_cnt: 1,
+        });
+        assert_eq!(credit.free(), 0);
+    }
+
+    #[test]
+    fn the_guest_is_told_before_its_credit_ends() {
+        let mut credit = Incoming::new(100);
+        assert!(credit.received(60));
+        credit.forwarded(49);
+        assert!(!credit.is_news());
+        credit.forwarded(1);
+        assert!(credit.is_news());
+        assert_eq!(
+            credit.tell(),
+            Room {
+                buf_alloc: 100,
+                fwd_cnt: 50
+            }
+        );
+        assert!(!credit.is_news());
+    }
+
+    #[test]
+    fn more_than_the_room_is_told_from_what_fits() {
+        let mut credit = Incoming::new(100);
+        assert!(credit.received(100));
+        credit.forwarded(30);
+        assert!(credit.received(30));
+        assert!(!credit.received(1));
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! virtio-vsock by the kernel's own sockets.
+//!
+//! | `do=` | what it does |
+//! |---|---|
+//! | `send` | connects, sends `bytes=` in writes of `size=`, ends its side, and checks that all comes back |
+//! | `echo` | accepts `count=` connections, one after the other, and sends back what comes |
+//! | `many` | opens `count=` connections at once, and passes a byte through each, there and back |
+//! | `refused` | connects to a port where nobody listens |
+//!
+//! `cid=` (2, the host) and `port=` say whom to connect to, or the own port; `seqpacket` is for messages.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::socket::{
+    AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, VsockAddr, accept, bind, connect, listen,
+    recv, send, shutdown, socket,
+};
+use serde_json::{Value, json};
+
+use crate::task::Options;
+
+/// The context id that stands for any.
+const ANY: u32 = u32::MAX;
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
+    let what: String = options.get("do", "send".to_owned())?;
+    match what.as_str() {
+        "send" => sends(options),
+        "echo" => echo(options),
+        "many" => many(options),
+        "refused" => refused(options),
+        other => bail!("do={other}: not known"),
+    }
+}
+
+fn open(options: &Options) -> anyhow::Result<OwnedFd> {
+    let kind = if options.has("seqpacket") {
+        SockType::SeqPacket
+    } else {
+        SockType::Stream
+    };
+    socket(AddressFamily::Vsock, kind, SockFlag::SOCK_CLOEXEC, None).context("socket")
+}
+
+fn address(options: &Options) -> anyhow::Result<VsockAddr> {
+    Ok(VsockAddr::new(options.get("cid", 2)?, options.get("port", 1234)?))
+}
+
+fn connected(options: &Options) -> anyhow::Result<OwnedFd> {
+    let socket = open(options)?;
+    let address = address(options)?;
+    connect(socket.as_raw_fd(), &address).with_context(|| format!("connect to {address:?}"))?;
+    Ok(socket)
+}
+
+/// A byte of the pattern, which no shift by a power of two leaves as it is.
+fn pattern(at: u64) -> u8 {
+    (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+}
+
+fn sends(options: &Options) -> anyhow::Result<Value> {
+    let bytes: u64 = options.get("bytes", 1 << 20)?;
+    let size: u64 = options.get("size", 65536)?;
+    let socket = connected(options)?;
+    let start = Instant::now();
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        let writer = scope.spawn(|| write_pattern(&socket, bytes, size));
+        read_pattern(&socket, bytes)?;
+        writer
+            .join()
+            .map_err(|panic| anyhow::anyhow!("writer: {panic:?}"))?
+    })?;
+    Ok(json!({ "bytes": bytes, "seconds": start.elapsed().as_secs_f64() }))
+}
+
+fn write_pattern(socket: &OwnedFd, bytes: u64, size: u64) -> anyhow::Result<()> {
+    let mut at = 0;
+    while at < bytes {
+        let end = bytes.min(at + size);
+        let mut part: Vec<u8> = (at..end).map(pattern).collect();
+        while !part.is_empty() {
+            let n = send(socket.as_raw_fd(), &part, MsgFlags::MSG_NOSIGNAL)
+                .with_context(|| format!("send at {at}"))?;
+            part.drain(..n);
+            at += n as u64;
+        }
+    }
+    shutdown(socket.as_raw_fd(), Shutdown::Write).context("shutdown")
+}
+
+fn read_pattern(socket: &OwnedFd, bytes: u64) -> anyhow::Result<()> {
+    let mut buffer = vec![0; 1 << 18];
+    let mut at = 0;
+    loop {
+        let n = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
+            .with_context(|| format!("receive at {at}"))?;
+        if n == 0 {
+            ensure!(at == bytes, "the end after {at} of {bytes} bytes");
+            return Ok(());
+        }
+        for byte in &buffer[..n] {
+            ensure!(*byte == pattern(at), "byte {at} is {byte}, not {}", pattern(at));
+            at += 1;
+        }
+    }
+}
+
+fn echo(options: &Options) -> anyhow::Result<Value> {
+    let count: u32 = options.get("count", 1)?;
+    let listener = open(options)?;
+    let port = options.get("port", 1234)?;
+    bind(listener.as_raw_fd(), &VsockAddr::new(ANY, port)).context("bind")?;
+    listen(&listener, Backlog::new(128)?).context("listen")?;
+    crate::report::event("listening", json!({ "port": port }));
+    let mut total = 0;
+    for _ in 0..count {
+        let fd = accept(listener.as_raw_fd()).context("accept")?;
+        total += echo_one(fd)?;
+    }
+    Ok(json!({ "bytes": total }))
+}
+
+fn echo_one(fd: i32) -> anyhow::Result<u64> {
+    let mut buffer = vec![0; 1 << 18];
+    let mut total = 0;
+    loop {
+        let n = recv(fd, &mut buffer, MsgFlags::empty()).context("receive")?;
+        if n == 0 {
+            nix::unistd::close(fd).context("close")?;
+            return Ok(total);
+        }
+        let mut sent = 0;
+        while sent < n {
+            sent += send(fd, &buffer[sent..n], MsgFlags::MSG_NOSIGNAL).context("send")?;
+        }
+        total += n as u64;
+    }
+}
+
+fn many(options: &Options) -> anyhow::Result<Value> {
+    let count: usize = options.get("count", 1000)?;
+    let start = Instant::now();
+    let sockets = (0..count)
+        .map(|_| connected(options))
+        .collect::<Result<Vec<_>, _>>()?;
+    let opened = start.elapsed().as_secs_f64();
+    for (at, socket) in sockets.iter().enumerate() {
+        send(socket.as_raw_fd(), &[at as u8], MsgFlags::MSG_NOSIGNAL).context("send")?;
+    }
+    for (at, socket) in sockets.iter().enumerate() {
+        let mut byte = [0];
+        recv(socket.as_raw_fd(), &mut byte, MsgFlags::empty()).context("receive")?;
+        ensure!(byte == [at as u8], "connection {at} gave {byte:?}");
+    }
+    Ok(json!({ "connections": count, "opened": opened, "seconds": start.elapsed().as_secs_f64() }))
+}
+
+fn refused(options: &Options) -> anyhow::Result<Value> {
+    let socket = open(options)?;
+    let start = Instant::now();
+    match connect(socket.as_raw_fd(), &address(options)?) {
+        Ok(()) => bail!("connected"),
+        Err(e) => Ok(json!({ "error": e.to_string(), "seconds": start.elapsed().as_secs_f64() })),
+    }
+}
