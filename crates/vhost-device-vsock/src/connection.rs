@@ -88,8 +88,8 @@ pub(crate) struct Connection {
     guest: Ends,
     /// The ends of the host, of which the guest is told.
     host: Ends,
-    /// It was asked for credit and has not given any since.
-    asked: bool,
+    /// Bytes wait for credit.
+    pub(crate) starved: bool,
 }
 
 /// Bytes of the host on their way to the guest.
@@ -145,7 +145,7 @@ impl Connection {
             },
             guest: Ends::default(),
             host: Ends::default(),
-            asked: false,
+            starved: false,
         }
     }
 
@@ -212,9 +212,11 @@ impl Connection {
     /// The guest told its room.
     pub(crate) fn credit(&mut self, room: Room) {
         self.outgoing.update(room);
-        if self.outgoing.free() > 0 {
-            self.asked = false;
-        }
+    }
+
+    /// Credit is asked for again.
+    pub(crate) fn ask_again(&mut self) {
+        self.outgoing.forget_asking();
     }
 
     /// Whether payload of `len` bytes may come now.
@@ -350,10 +352,12 @@ impl Connection {
         let free = self.outgoing.free();
         let empty_message = self.inbound.message.is_some() && self.inbound.rest().is_empty();
         if free == 0 && !empty_message {
-            // Told once; the guest answers when it has room, if not at once.
-            self.owed.credit_request |= !std::mem::replace(&mut self.asked, true);
+            // Most guests tell by themselves when they have room again.
+            self.owed.credit_request |= self.outgoing.ask();
+            self.starved = true;
             return Ok(Next::Nothing);
         }
+        self.starved = false;
         Ok(if self.inbound.is_empty() {
             Next::Stream(free)
         } else {

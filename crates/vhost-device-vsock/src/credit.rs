@@ -5,23 +5,65 @@
 
 use crate::request::Room;
 
+/// Bytes of its room that the guest may need for a packet, beside the payload: what Linux takes for one (since 7.0 it resets a
+/// connection whose packets take more than its room in this way), with a good measure more.
+const OVERHEAD: u32 = 1024;
+
+/// Packets that may be under way whatever the room is.
+const MIN_PACKETS: u32 = 4;
+
 /// What the guest has room for: bounds what we send.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Outgoing {
     room: Room,
     sent: u32,
+    /// Packets that may still be in the guest's room; never fewer than there are, if they are of one size.
+    packets: u32,
+    /// What `sent` was when credit was asked for last.
+    asked: Option<u32>,
 }
 
 impl Outgoing {
     /// The guest told its room.
     pub(crate) fn update(&mut self, room: Room) {
+        let before = self.under_way();
         self.room = room;
+        let left = u64::from(self.packets).saturating_mul(self.under_way().into());
+        let packets = left.div_ceil(u64::from(before).max(1));
+        self.packets = u32::try_from(packets).unwrap_or(u32::MAX).min(self.packets);
+    }
+
+    fn under_way(&self) -> u32 {
+        self.sent.wrapping_sub(self.room.fwd_cnt)
     }
 
     /// Bytes that may be sent now. A guest that counts wrong gets none.
+    ///
+    /// As long as something is under way, none rather than a few: else a guest that reads slowly would get
+    /// its bytes in ever smaller packets.
     pub(crate) fn free(&self) -> usize {
-        let under_way = self.sent.wrapping_sub(self.room.fwd_cnt);
-        self.room.buf_alloc.saturating_sub(under_way) as usize
+        let under_way = self.under_way();
+        let Room { buf_alloc, .. } = self.room;
+        let free = buf_alloc.saturating_sub(under_way);
+        let few = free < buf_alloc / 8 || self.packets >= (buf_alloc / OVERHEAD).max(MIN_PACKETS);
+        if under_way > 0 && few { 0 } else { free as usize }
+    }
+
+    /// Whether to ask for credit, of which there is none: not again before half the room was used anew.
+    pub(crate) fn ask(&mut self) -> bool {
+        let used = |asked: u32| self.sent.wrapping_sub(asked);
+        let due = self
+            .asked
+            .is_none_or(|asked| used(asked) >= self.room.buf_alloc / 2);
+        if due {
+            self.asked = Some(self.sent);
+        }
+        due
+    }
+
+    /// Nothing has come for long: the question may be asked again.
+    pub(crate) fn forget_asking(&mut self) {
+        self.asked = None;
     }
 
     /// All that the guest has room for when nothing is under way.
@@ -32,6 +74,7 @@ impl Outgoing {
     /// So many bytes were sent.
     pub(crate) fn sent(&mut self, len: usize) {
         self.sent = self.sent.wrapping_add(len as u32);
+        self.packets = self.packets.saturating_add(1);
     }
 }
 
@@ -90,45 +133,74 @@ mod tests {
     use super::{Incoming, Outgoing};
     use crate::request::Room;
 
+    fn room(buf_alloc: u32, fwd_cnt: u32) -> Room {
+        Room { buf_alloc, fwd_cnt }
+    }
+
     #[test]
     fn we_send_what_the_guest_has_room_for() {
         let mut credit = Outgoing::default();
         assert_eq!(credit.free(), 0, "nothing before it has told");
-        credit.update(Room {
-            buf_alloc: 100,
-            fwd_cnt: 0,
-        });
+        credit.update(room(100, 0));
         credit.sent(60);
         assert_eq!(credit.free(), 40);
-        credit.update(Room {
-            buf_alloc: 100,
-            fwd_cnt: 50,
-        });
+        credit.update(room(100, 50));
         assert_eq!(credit.free(), 90);
-        credit.update(Room {
-            buf_alloc: 5,
-            fwd_cnt: 50,
-        });
+        credit.update(room(5, 50));
         assert_eq!(credit.free(), 0, "its room shrank");
+    }
+
+    #[test]
+    fn a_few_bytes_of_room_are_not_used_while_more_is_coming() {
+        let mut credit = Outgoing::default();
+        credit.update(room(8192, 0));
+        credit.sent(8000);
+        assert_eq!(credit.free(), 0);
+        credit.update(room(8192, 8000));
+        assert_eq!(credit.free(), 8192);
+        credit.update(room(1, 8000));
+        assert_eq!(credit.free(), 1, "all that this guest ever has");
+    }
+
+    #[test]
+    fn small_packets_end_before_the_guest_has_no_room_for_their_overhead() {
+        let mut credit = Outgoing::default();
+        credit.update(room(65536, 0));
+        let sent = (0..100).take_while(|_| {
+            let free = credit.free();
+            credit.sent(10);
+            free > 0
+        });
+        assert_eq!(sent.count(), 64);
+        credit.update(room(65536, 650));
+        assert_eq!(credit.free(), 65536, "all of them were read");
+    }
+
+    #[test]
+    fn credit_is_asked_for_once_in_half_the_room() {
+        let mut credit = Outgoing::default();
+        credit.update(room(100, 0));
+        assert!(credit.ask() && !credit.ask());
+        credit.sent(49);
+        assert!(!credit.ask());
+        credit.sent(1);
+        assert!(credit.ask() && !credit.ask());
+        credit.forget_asking();
+        assert!(credit.ask());
     }
 
     #[test]
     fn counters_wrap() {
         let mut credit = Outgoing::default();
         credit.sent(u32::MAX as usize);
-        credit.update(Room {
-            buf_alloc: 100,
-            fwd_cnt: u32::MAX,
-        });
+        credit.update(room(100, u32::MAX));
         credit.sent(10);
         assert_eq!(credit.free(), 90);
         let mut credit = Incoming::new(100);
-        {
-            credit.received = u32::MAX - 20;
-            credit.forwarded = u32::MAX - 20;
-            assert!(credit.received(100));
-            assert!(!credit.received(1));
-        }
+        credit.received = u32::MAX - 20;
+        credit.forwarded = u32::MAX - 20;
+        assert!(credit.received(100));
+        assert!(!credit.received(1));
     }
 
     #[test]

@@ -129,13 +129,7 @@ impl Socket {
     /// Writes bytes of the guest's memory as far as they are taken.
     pub(crate) fn write_segments(&mut self, segments: &Segments) -> io::Result<usize> {
         let result = segments.write_to(self.fd.as_fd());
-        let result = self.after_write(result);
-        if let Ok(len) = result
-            && len < segments.len()
-        {
-            self.writable = false;
-        }
-        result
+        self.after_write(result)
     }
 
     fn after_write(&mut self, result: io::Result<usize>) -> io::Result<usize> {

@@ -2,12 +2,15 @@
 //! vhost-device-vsock with the virtio_vsock driver of real guests.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
+use serde_json::Value;
 use vu_e2e::artifacts::Lab;
 use vu_e2e::daemon::{self, Daemon, Profile};
 use vu_e2e::guest::{End, Guest, Script};
@@ -73,6 +76,20 @@ impl Bench {
         Ok(())
     }
 
+    /// The same for messages.
+    fn echo_messages(&self, port: u32) -> Result<()> {
+        let path = format!("{}_{port}", self.path.display());
+        let listener = seqpacket()?;
+        net::bind(&listener, &SocketAddrUnix::new(&*path)?).context(path)?;
+        net::listen(&listener, 8)?;
+        thread::spawn(move || {
+            while let Ok(socket) = net::accept(&listener) {
+                thread::spawn(move || echo_each(&socket));
+            }
+        });
+        Ok(())
+    }
+
     /// A stream to `port` of the guest.
     fn connect(&self, port: u32) -> Result<UnixStream> {
         let mut stream = UnixStream::connect(&self.path)?;
@@ -88,6 +105,19 @@ fn echo(mut stream: UnixStream) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(n @ 1..) = stream.read(&mut buffer) {
         if stream.write_all(&buffer[..n]).is_err() {
+            return;
+        }
+    }
+}
+
+fn seqpacket() -> Result<OwnedFd> {
+    Ok(net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None)?)
+}
+
+fn echo_each(socket: &OwnedFd) {
+    let mut buffer = vec![0; 1 << 18];
+    while let Ok((n @ 1.., _)) = net::recv(socket, &mut buffer[..], RecvFlags::empty()) {
+        if net::send(socket, &buffer[..n], SendFlags::empty()).is_err() {
             return;
         }
     }
@@ -169,4 +199,95 @@ fn host_to_guest() -> Result<()> {
         ensure!(result["bytes"] == 3_000_000, "{result}");
         Ok(())
     })
+}
+
+#[test]
+fn messages_keep_their_bounds() -> Result<()> {
+    Scratch::scope(|scratch| {
+        let bench = Bench::new(scratch)?;
+        bench.echo_messages(1234)?;
+        for (boot, size) in [
+            (Bench::uml as Boot, 1000),
+            (Bench::uml, 100_000),
+            (Bench::qemu, 5000),
+        ] {
+            let bytes = 10_000_000 / size * size + 1;
+            let mut guest = boot(
+                &bench,
+                &format!("vsock,do=send,seqpacket,bytes={bytes},size={size}"),
+                scratch,
+            )?;
+            let result = guest.result("vsock")?;
+            guest.finish()?;
+            ensure!(result["bytes"] == bytes, "{result}");
+        }
+        Ok(())
+    })
+}
+
+/// Two guests of one daemon.
+fn siblings(groups: [&str; 2], tasks: [&str; 2]) -> Result<[Result<Value>; 2]> {
+    Scratch::scope(|scratch| {
+        let lab = Lab::open()?;
+        let paths = ["a", "b"].map(|name| scratch.path(name).display().to_string());
+        let second = scratch.path("second.sock");
+        let vm =
+            |cid: u32, at: usize| format!("guest-cid={cid},uds-path={},groups={}", paths[at], groups[at]);
+        let second_text = second.display().to_string();
+        let (first_vm, second_vm) = (vm(4, 0), vm(5, 1));
+        let args = [
+            "--vm",
+            &first_vm,
+            "--vm",
+            &second_vm,
+            "--socket-path",
+            &second_text,
+        ];
+        let daemon = Daemon::start(program(), &args, scratch)?;
+        let boot = |socket: &Path, task: &str| {
+            let guest = Uml::new(&lab.um_kernel()?, &lab.guest_program()?);
+            let script = Script::new(task, End::PowerOff);
+            guest.device(ID, socket).script(&script).start(scratch)
+        };
+        // The daemon's own option of the socket comes after ours.
+        let mut listens = boot(daemon.socket(), tasks[1])?;
+        listens.event("listening")?;
+        let mut calls = boot(&second, tasks[0])?;
+        let called = calls.result("vsock");
+        eprintln!("called {called:?} log {}", daemon.log());
+        let heard = if !tasks[0].contains("refused") {
+            listens.result("vsock")
+        } else {
+            Ok(Value::Null)
+        };
+        if !tasks[0].contains("refused") {
+            calls.finish()?;
+            listens.finish()?;
+        }
+        Ok([called, heard])
+    })
+}
+
+#[test]
+fn siblings_speak_to_each_other() -> Result<()> {
+    let [called, heard] = siblings(
+        ["x+y", "y"],
+        ["vsock,do=send,cid=4,bytes=20000000", "vsock,do=echo,count=1"],
+    )?;
+    ensure!(called?["bytes"] == 20_000_000 && heard?["bytes"] == 20_000_000);
+    let [called, heard] = siblings(
+        ["y", "y"],
+        [
+            "vsock,do=send,cid=4,bytes=5000000,size=7000,seqpacket",
+            "vsock,do=echo,count=1,seqpacket",
+        ],
+    )?;
+    ensure!(called?["bytes"] == 5_000_000 && heard?["bytes"] == 5_000_000);
+    Ok(())
+}
+
+#[test]
+fn siblings_of_other_groups_are_not_there() -> Result<()> {
+    let [called, _] = siblings(["x", "y"], ["vsock,do=refused,cid=4", "vsock,do=echo,count=1"])?;
+    called.map(drop)
 }

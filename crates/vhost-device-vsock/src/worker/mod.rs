@@ -280,6 +280,14 @@ impl VsockWorker {
             self.close(id, &End::Reset);
         }
         self.arrivals.expire(now);
+        let starved = |(id, connection): (u64, &Connection)| connection.starved.then_some(id);
+        let starved: Vec<u64> = self.table.iter().filter_map(starved).collect();
+        for id in starved {
+            self.step(id, |connection| {
+                connection.ask_again();
+                Ok(())
+            });
+        }
     }
 
     /// Does all that can be done now, in both directions.
@@ -291,8 +299,12 @@ impl VsockWorker {
                 break;
             }
         }
-        let waits = !self.arrivals.is_empty() || self.table.iter().any(|(_, c)| c.deadline.is_some());
-        if waits && self.timer.is_none() {
+        if self.timer.is_some() {
+            return;
+        }
+        let waits =
+            !self.arrivals.is_empty() || self.table.iter().any(|(_, c)| c.deadline.is_some() || c.starved);
+        if waits {
             self.timer = Some(cx.timer(LOOK));
         }
     }

@@ -4,19 +4,19 @@
 //! | `do=` | what it does |
 //! |---|---|
 //! | `send` | connects, sends `bytes=` in writes of `size=`, ends its side, and checks that all comes back |
-//! | `echo` | accepts `count=` connections, one after the other, and sends back what comes |
+//! | `echo` | accepts `count=` connections, and sends back what comes |
 //! | `many` | opens `count=` connections at once, and passes a byte through each, there and back |
 //! | `refused` | connects to a port where nobody listens |
 //!
 //! `cid=` (2, the host) and `port=` say whom to connect to, or the own port; `seqpacket` is for messages.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, VsockAddr, accept, bind, connect, listen,
-    recv, send, shutdown, socket,
+    AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, VsockAddr, bind, connect, listen, recv,
+    send, shutdown, socket,
 };
 use serde_json::{Value, json};
 
@@ -68,7 +68,8 @@ fn sends(options: &Options) -> anyhow::Result<Value> {
     let start = Instant::now();
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let writer = scope.spawn(|| write_pattern(&socket, bytes, size));
-        read_pattern(&socket, bytes)?;
+        let whole = options.has("seqpacket").then_some(size);
+        read_pattern(&socket, bytes, whole)?;
         writer
             .join()
             .map_err(|panic| anyhow::anyhow!("writer: {panic:?}"))?
@@ -91,7 +92,8 @@ fn write_pattern(socket: &OwnedFd, bytes: u64, size: u64) -> anyhow::Result<()> 
     shutdown(socket.as_raw_fd(), Shutdown::Write).context("shutdown")
 }
 
-fn read_pattern(socket: &OwnedFd, bytes: u64) -> anyhow::Result<()> {
+/// Reads the pattern until the end; each message has `whole` bytes, but for the last.
+fn read_pattern(socket: &OwnedFd, bytes: u64, whole: Option<u64>) -> anyhow::Result<()> {
     let mut buffer = vec![0; 1 << 18];
     let mut at = 0;
     loop {
@@ -100,6 +102,9 @@ fn read_pattern(socket: &OwnedFd, bytes: u64) -> anyhow::Result<()> {
         if n == 0 {
             ensure!(at == bytes, "the end after {at} of {bytes} bytes");
             return Ok(());
+        }
+        if let Some(size) = whole {
+            ensure!(n as u64 == size.min(bytes - at), "a message of {n} bytes at {at}");
         }
         for byte in &buffer[..n] {
             ensure!(*byte == pattern(at), "byte {at} is {byte}, not {}", pattern(at));
@@ -115,26 +120,33 @@ fn echo(options: &Options) -> anyhow::Result<Value> {
     bind(listener.as_raw_fd(), &VsockAddr::new(ANY, port)).context("bind")?;
     listen(&listener, Backlog::new(128)?).context("listen")?;
     crate::report::event("listening", json!({ "port": port }));
-    let mut total = 0;
+    let mut threads = Vec::new();
     for _ in 0..count {
-        let fd = accept(listener.as_raw_fd()).context("accept")?;
-        total += echo_one(fd)?;
+        let socket = rustix::net::accept(&listener).context("accept")?;
+        threads.push(std::thread::spawn(move || echo_one(&socket)));
+    }
+    let mut total = 0;
+    for thread in threads {
+        total += thread
+            .join()
+            .map_err(|panic| anyhow::anyhow!("echo: {panic:?}"))??;
     }
     Ok(json!({ "bytes": total }))
 }
 
-fn echo_one(fd: i32) -> anyhow::Result<u64> {
+fn echo_one(socket: &OwnedFd) -> anyhow::Result<u64> {
+    // Closing it waits until the other side has all: the guest may power off then.
+    rustix::net::sockopt::set_socket_linger(socket, Some(Duration::from_secs(20))).context("linger")?;
     let mut buffer = vec![0; 1 << 18];
     let mut total = 0;
     loop {
-        let n = recv(fd, &mut buffer, MsgFlags::empty()).context("receive")?;
+        let n = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).context("receive")?;
         if n == 0 {
-            nix::unistd::close(fd).context("close")?;
             return Ok(total);
         }
         let mut sent = 0;
         while sent < n {
-            sent += send(fd, &buffer[sent..n], MsgFlags::MSG_NOSIGNAL).context("send")?;
+            sent += send(socket.as_raw_fd(), &buffer[sent..n], MsgFlags::MSG_NOSIGNAL).context("send")?;
         }
         total += n as u64;
     }
