@@ -4,11 +4,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use vu_common::CommonArgs;
 
 use crate::backend::unix::Unix;
+use crate::backend::{self, Host};
 use crate::device::Vsock;
 use crate::network::Network;
 use crate::worker::Bounds;
@@ -36,13 +37,21 @@ pub struct VsockArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "vm")]
     uds_path: Vec<PathBuf>,
 
+    /// Context id to which the guest's connections to the host go by AF_VSOCK, instead of to Unix sockets
+    #[arg(long, value_name = "CID", conflicts_with_all = ["vm", "uds_path"])]
+    forward_cid: Option<u32>,
+
+    /// Ports of the host's AF_VSOCK that lead to the same ports of the guest, separated by `+`
+    #[arg(long, value_name = "PORT+PORT..", requires = "forward_cid", value_parser = ports)]
+    forward_listen: Option<Ports>,
+
     /// Groups of the guest, separated by `+`; guests with a group in common may speak to each other
     #[arg(long, value_name = "NAME+NAME..", conflicts_with = "vm")]
     groups: Vec<String>,
 
     /// A guest: guest-cid=CID,uds-path=PATH,groups=NAME+NAME
     ///
-    /// The keys are the long options of this help. A comma within a value is written twice.
+    /// Instead of uds-path, forward-cid=CID and forward-listen=PORT+PORT. The keys are the long options of this help. A comma within a value is written twice.
     #[arg(long, value_name = "KEY=VALUE,..", value_parser = vm)]
     vm: Vec<Vm>,
 
@@ -73,12 +82,18 @@ pub struct VsockArgs {
 struct Vm {
     #[arg(long, value_parser = guest_cid)]
     guest_cid: u32,
+    #[arg(long, conflicts_with = "forward_cid", required_unless_present = "forward_cid")]
+    uds_path: Option<PathBuf>,
     #[arg(long)]
-    uds_path: PathBuf,
+    forward_cid: Option<u32>,
+    #[arg(long, requires = "forward_cid", value_parser = ports)]
+    forward_listen: Option<Ports>,
     #[arg(long, default_value = DEFAULT_GROUP)]
     groups: String,
 }
 
+/// The context id of a guest that is alone.
+const DEFAULT_CID: u32 = 3;
 /// The group of guests that are in no other.
 const DEFAULT_GROUP: &str = "default";
 
@@ -107,9 +122,8 @@ impl VsockArgs {
         };
         vms.iter()
             .map(|vm| {
-                let host = Unix::new(&vm.uds_path).with_context(|| vm.uds_path.display().to_string())?;
                 let groups = vm.groups.split('+').map(str::to_owned).collect();
-                Ok(Vsock::new(vm.guest_cid, Box::new(host), &network, groups, bounds))
+                Ok(Vsock::new(vm.guest_cid, vm.host()?, &network, groups, bounds))
             })
             .collect()
     }
@@ -119,6 +133,13 @@ impl VsockArgs {
             return Ok(self.vm.clone());
         }
         let (cids, paths) = (self.guest_cid.len(), self.uds_path.len());
+        if self.forward_cid.is_some() {
+            ensure!(
+                cids <= 1 && self.groups.len() <= 1,
+                "--forward-cid is for one guest; --vm is for several"
+            );
+            return Ok(vec![self.vm_at(0)]);
+        }
         ensure!(
             paths > 0,
             "no --uds-path, nor --vm: nobody of the host could speak to the guest"
@@ -128,17 +149,50 @@ impl VsockArgs {
             "{cids} times --guest-cid, but {paths} times --uds-path"
         );
         ensure!(self.groups.len() <= paths, "more often --groups than --uds-path");
-        let cid = |at| self.guest_cid.get(at).copied().unwrap_or(3);
-        let group = |at| self.groups.get(at).map_or(DEFAULT_GROUP, String::as_str);
-        Ok((0..)
-            .zip(&self.uds_path)
-            .map(|(at, path)| Vm {
-                guest_cid: cid(at),
-                uds_path: path.clone(),
-                groups: group(at).to_owned(),
-            })
-            .collect())
+        Ok((0..paths).map(|at| self.vm_at(at)).collect())
     }
+
+    /// The guest that the options number `at` name.
+    fn vm_at(&self, at: usize) -> Vm {
+        Vm {
+            guest_cid: self.guest_cid.get(at).copied().unwrap_or(DEFAULT_CID),
+            uds_path: self.uds_path.get(at).cloned(),
+            forward_cid: self.forward_cid,
+            forward_listen: self.forward_listen.clone(),
+            groups: self
+                .groups
+                .get(at)
+                .map_or(DEFAULT_GROUP, String::as_str)
+                .to_owned(),
+        }
+    }
+}
+
+impl Vm {
+    /// The host as this guest sees it.
+    fn host(&self) -> anyhow::Result<Box<dyn Host>> {
+        match (&self.uds_path, self.forward_cid) {
+            (Some(path), _) => {
+                let host = Unix::new(path).with_context(|| path.display().to_string())?;
+                Ok(Box::new(host))
+            }
+            (None, Some(cid)) => {
+                let ports = self.forward_listen.as_ref().map_or(&[][..], |Ports(ports)| ports);
+                let host = backend::vsock::Vsock::new(cid, ports).context("the AF_VSOCK of the host")?;
+                Ok(Box::new(host))
+            }
+            (None, None) => bail!("neither uds-path nor forward-cid"),
+        }
+    }
+}
+
+/// The value of `--forward-listen`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ports(Vec<u32>);
+
+fn ports(text: &str) -> Result<Ports, String> {
+    let port = |word: &str| word.parse().map_err(|e| format!("{word:?}: {e}"));
+    text.split('+').map(port).collect::<Result<_, _>>().map(Ports)
 }
 
 fn guest_cid(text: &str) -> Result<u32, String> {
@@ -203,6 +257,10 @@ mod tests {
             &["--vm", "guest-cid=3"],
             &["--vm", "guest-cid=3,uds-path=/a,x=1"],
             &["--vm", "guest-cid=3,uds-path=/a", "--uds-path", "/b"],
+            &["--vm", "guest-cid=3,uds-path=/a,forward-cid=1"],
+            &["--uds-path", "/a", "--forward-cid", "1"],
+            &["--uds-path", "/a", "--forward-listen", "80"],
+            &["--forward-cid", "1", "--forward-listen", "80+x"],
         ] {
             assert!(parse(options).is_err(), "{options:?}");
         }

@@ -23,6 +23,9 @@ use crate::socket::{Message, Socket};
 /// Messages without bytes cost memory and no credit: so many may wait for the host.
 const MAX_MESSAGES: usize = 1024;
 
+/// The longest message of the host.
+const MAX_MESSAGE: usize = 4 << 20;
+
 /// See the table above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -370,7 +373,10 @@ impl Connection {
         if !self.socket.readable || self.host.send {
             return Ok(());
         }
-        match self.socket.read_message(self.outgoing.capacity()) {
+        match self
+            .socket
+            .read_message(self.outgoing.capacity().min(MAX_MESSAGE))
+        {
             Ok(Message::Whole { bytes, eor }) => {
                 self.inbound = Inbound {
                     bytes,

@@ -2,6 +2,7 @@
 //! The host side: who is behind context id 2.
 
 pub mod unix;
+pub mod vsock;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};

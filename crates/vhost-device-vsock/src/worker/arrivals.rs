@@ -43,6 +43,8 @@ pub(super) struct Arrivals {
     callers: HashMap<u64, Caller>,
     next: u64,
     ports: u32,
+    /// The host could not accept: nobody is listened to for a while.
+    paused: bool,
 }
 
 /// What a caller wants.
@@ -75,17 +77,40 @@ fn parse(said: &[u8]) -> Wish {
 }
 
 impl Arrivals {
-    pub(super) fn is_empty(&self) -> bool {
-        self.callers.is_empty()
+    /// Whether [`expire`](Self::expire) has something to do some time.
+    pub(super) fn wait(&self) -> bool {
+        self.paused || !self.callers.is_empty()
     }
 
-    pub(super) fn expire(&mut self, now: Instant) {
+    /// Drops those that have said nothing for too long. Whether to listen again.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
         self.callers
             .retain(|_, caller| caller.deadline.is_none_or(|at| at > now));
+        std::mem::take(&mut self.paused)
     }
 }
 
 impl VsockWorker {
+    /// Waits for processes of the host.
+    pub(super) fn listen(&mut self) {
+        let listeners = self.host.as_ref().map(|host| host.listeners());
+        for (number, fd) in (0..).zip(listeners.unwrap_or_default()) {
+            let flags = epoll::EventFlags::IN;
+            if let Err(e) = epoll::add(&self.poll, fd, Source::Listener(number).to_data(), flags) {
+                log::error!("cannot wait for connections of the host: {e}");
+            }
+        }
+    }
+
+    /// The host has no more descriptors, or no memory: whoever waits would be announced over and over.
+    fn pause(&mut self) {
+        let listeners = self.host.as_ref().map(|host| host.listeners());
+        for fd in listeners.unwrap_or_default() {
+            let _ = epoll::delete(&self.poll, fd);
+        }
+        self.arrivals.paused = true;
+    }
+
     /// Somebody of the host connects.
     pub(super) fn accept(&mut self, listener: u64) {
         // One at a time: the listener stays ready, and nobody is kept waiting by a crowd.
@@ -98,7 +123,11 @@ impl VsockWorker {
             }) => self.call_guest(fd, kind, port, Vec::new(), Peer::Plain),
             Ok(Arrival { fd, kind, port: None }) => self.listen_to(fd, kind),
             Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-            Err(e) => guest_warn!("cannot accept a connection: {e}"),
+            Err(e) if e.kind() == ErrorKind::ConnectionAborted => {}
+            Err(e) => {
+                guest_warn!("cannot accept a connection: {e}");
+                self.pause();
+            }
         }
     }
 

@@ -163,17 +163,7 @@ impl VsockWorker {
             }
         }
         self.membership = Some(self.network.join(self.cid, &self.groups, cx.waker()));
-        let listeners = self
-            .host
-            .as_ref()
-            .map(|host| host.listeners())
-            .unwrap_or_default();
-        for (number, fd) in (0..).zip(listeners) {
-            let flags = epoll::EventFlags::IN;
-            if let Err(e) = epoll::add(&self.poll, fd, Source::Listener(number).to_data(), flags) {
-                log::error!("cannot wait for connections of the host: {e}");
-            }
-        }
+        self.listen();
     }
 
     /// Adds a connection; its number, or `None` if the host has no room for it.
@@ -227,6 +217,10 @@ impl VsockWorker {
             && !std::mem::replace(&mut connection.in_line, true)
         {
             self.outbox.line.push_back(id);
+            // Those that have ended leave the line at their turn, which a guest without buffers never gives them.
+            if self.outbox.line.len() > self.table.len().saturating_mul(2).saturating_add(EVENTS) {
+                self.outbox.line.retain(|id| self.table.has(*id));
+            }
         }
     }
 
@@ -279,7 +273,9 @@ impl VsockWorker {
         for id in expired {
             self.close(id, &End::Reset);
         }
-        self.arrivals.expire(now);
+        if self.arrivals.expire(now) {
+            self.listen();
+        }
         let starved = |(id, connection): (u64, &Connection)| connection.starved.then_some(id);
         let starved: Vec<u64> = self.table.iter().filter_map(starved).collect();
         for id in starved {
@@ -302,8 +298,7 @@ impl VsockWorker {
         if self.timer.is_some() {
             return;
         }
-        let waits =
-            !self.arrivals.is_empty() || self.table.iter().any(|(_, c)| c.deadline.is_some() || c.starved);
+        let waits = self.arrivals.wait() || self.table.iter().any(|(_, c)| c.deadline.is_some() || c.starved);
         if waits {
             self.timer = Some(cx.timer(LOOK));
         }

@@ -52,6 +52,14 @@ impl Table {
         self.connections.get_mut(&id)
     }
 
+    pub(super) fn has(&self, id: u64) -> bool {
+        self.connections.contains_key(&id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Connection)> {
         self.connections.iter().map(|(id, connection)| (*id, connection))
     }
