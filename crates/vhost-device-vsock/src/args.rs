@@ -43,6 +43,7 @@ pub struct VsockArgs {
 
     /// Ports of the host's AF_VSOCK that lead to the same ports of the guest, separated by `+`
     #[arg(long, value_name = "PORT+PORT..", requires = "forward_cid", value_parser = ports)]
+    #[arg(conflicts_with_all = ["vm", "uds_path"])]
     forward_listen: Option<Ports>,
 
     /// Groups of the guest, separated by `+`; guests with a group in common may speak to each other
@@ -86,7 +87,7 @@ struct Vm {
     uds_path: Option<PathBuf>,
     #[arg(long)]
     forward_cid: Option<u32>,
-    #[arg(long, requires = "forward_cid", value_parser = ports)]
+    #[arg(long, requires = "forward_cid", conflicts_with = "uds_path", value_parser = ports)]
     forward_listen: Option<Ports>,
     #[arg(long, default_value = DEFAULT_GROUP)]
     groups: String,
