@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The host side: buses whose devices the guest may talk to.
 
+mod address;
+pub mod sim;
+
 use std::fmt;
 use std::io;
+
+pub use address::NoAddress;
 
 /// The address of a device on a bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A simulated bus. Needs no hardware, and answers as the data sheets of its devices say.
+//!
+//! A new kind of device is one file that implements [`Device`], and one line in `parse.rs`.
+
+mod eeprom;
+mod image;
+mod lm75;
+mod nak;
+mod parse;
+mod regs;
+mod slow;
+
+use std::io;
+
+use super::{Address, Bus, Direction, Failure, Message};
+
+/// What a chip does between a start and a stop condition. It knows neither its address nor the bus.
+pub(crate) trait Device: Send {
+    /// How many addresses it has, one after the other.
+    fn addresses(&self) -> u16 {
+        1
+    }
+
+    /// Whether it stretches the clock, so that a transfer takes long.
+    fn stretches(&self) -> bool {
+        false
+    }
+
+    /// A start condition with the `nth` of its addresses, counted from 0. True if it acknowledges.
+    fn start(&mut self, nth: u16, direction: Direction) -> bool;
+
+    /// A byte to it. True if it acknowledges.
+    fn write(&mut self, byte: u8) -> bool;
+
+    /// A byte from it.
+    fn read(&mut self) -> u8;
+
+    /// The end of what came after [`Device::start`]: a stop condition, or else another start condition, which may be
+    /// for another device.
+    ///
+    /// # Errors
+    /// The host could not keep what was written.
+    fn end(&mut self, stop: bool) -> io::Result<()> {
+        let _ = stop;
+        Ok(())
+    }
+}
+
+/// A device and where it is.
+struct Place {
+    /// Its first address.
+    address: Address,
+    device: Box<dyn Device>,
+}
+
+impl Place {
+    /// Which of its addresses `address` is.
+    fn nth(&self, address: Address) -> Option<u16> {
+        let nth = match (self.address, address) {
+            (Address::Seven(first), Address::Seven(at)) => u16::from(at).checked_sub(first.into()),
+            (Address::Ten(first), Address::Ten(at)) => at.checked_sub(first),
+            _ => None,
+        };
+        nth.filter(|nth| *nth < self.device.addresses())
+    }
+}
+
+struct SimBus {
+    name: String,
+    places: Vec<Place>,
+}
+
+/// Builds the bus of `devices`, a list of `KIND@ADDRESS[=ARGUMENT]` with commas.
+///
+/// # Errors
+/// What is wrong with the text, or with a file that it names.
+pub fn open(devices: &str) -> anyhow::Result<Box<dyn Bus>> {
+    let places = parse::bus(devices)?;
+    let name = format!("sim:{devices}");
+    Ok(Box::new(SimBus { name, places }))
+}
+
+impl SimBus {
+    fn message(&mut self, message: &mut Message, last: bool) -> io::Result<()> {
+        let address = message.address;
+        let mut found = self
+            .places
+            .iter_mut()
+            .filter_map(|place| Some((place.nth(address)?, place)));
+        let Some((nth, place)) = found.next() else {
+            return Err(nak(address, "nothing answers"));
+        };
+        let device = &mut place.device;
+        if !device.start(nth, message.direction) {
+            return Err(nak(address, "not acknowledged"));
+        }
+        let acknowledged = match message.direction {
+            Direction::Read => {
+                message.data.fill_with(|| device.read());
+                true
+            }
+            Direction::Write => message.data.iter().all(|byte| device.write(*byte)),
+        };
+        // A host ends a transfer that is not acknowledged with a stop condition.
+        let ended = device.end(last || !acknowledged);
+        ended.map_err(|e| io::Error::new(e.kind(), format!("sim: {address}: {e}")))?;
+        if acknowledged {
+            Ok(())
+        } else {
+            Err(nak(address, "a byte is not acknowledged"))
+        }
+    }
+}
+
+/// What adapters of Linux call `ENXIO`: no acknowledge.
+fn nak(address: Address, what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("sim: {address}: {what}"))
+}
+
+impl Bus for SimBus {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn blocks(&self) -> bool {
+        self.places.iter().any(|place| place.device.stretches())
+    }
+
+    fn max_messages(&self) -> usize {
+        usize::MAX
+    }
+
+    fn transfer(&mut self, messages: &mut [Message]) -> Result<(), Failure> {
+        let count = messages.len();
+        for (done, message) in messages.iter_mut().enumerate() {
+            let result = self.message(message, done + 1 == count);
+            result.map_err(|error| Failure { done, error })?;
+        }
+        Ok(())
+    }
+}
