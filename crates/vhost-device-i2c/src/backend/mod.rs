@@ -2,6 +2,7 @@
 //! The host side: buses whose devices the guest may talk to.
 
 mod address;
+pub mod linux;
 pub mod sim;
 
 use std::fmt;
