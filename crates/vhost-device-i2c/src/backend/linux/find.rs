@@ -123,3 +123,73 @@ fn unknown(text: &str, adapters: &[Adapter]) -> anyhow::Error {
     }
     anyhow!("{text}: no such adapter (adapters here: {here})")
 }
+
+#[cfg(test)]
+mod tests {
+    use vu_testkit::spawn::TempDir;
+
+    use super::*;
+
+    /// A list of adapters as the host has it.
+    fn sysfs(adapters: &[(u32, &str)]) -> TempDir {
+        let dir = TempDir::new().unwrap();
+        for (number, name) in adapters {
+            let folder = dir.path().join(format!("i2c-{number}"));
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("name"), format!("{name}\n")).unwrap();
+        }
+        dir
+    }
+
+    fn refused(text: &str, sysfs: &TempDir) -> String {
+        format!("{:#}", find(text, sysfs.path()).unwrap_err())
+    }
+
+    #[test]
+    fn by_number_and_by_name() {
+        let dir = sysfs(&[(90, "i915 gmbus dpb"), (7, "SMBus stub driver"), (11, "7")]);
+        let table = [
+            ("90", 90, "i915 gmbus dpb"),
+            ("i2c-90", 90, "i915 gmbus dpb"),
+            ("i915 gmbus dpb", 90, "i915 gmbus dpb"),
+            ("SMBus stub driver", 7, "SMBus stub driver"),
+            // A number is a number, whatever adapters are called.
+            ("7", 7, "SMBus stub driver"),
+        ];
+        for (text, number, name) in table {
+            let (adapter, path) = find(text, dir.path()).unwrap();
+            assert_eq!((adapter.number, adapter.name.as_str()), (number, name), "{text}");
+            assert_eq!(path, Path::new(&format!("/dev/i2c-{number}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_one_lists_what_is_there() {
+        let dir = sysfs(&[(12, "b"), (3, "a \"quoted\" one")]);
+        for text in ["99", "i2c-99", "/dev/i2c-99", "i915", "-1", "i2c-", "i2c-1x", ""] {
+            let here = r#"no such adapter (adapters here: i2c-3 "a \"quoted\" one", i2c-12 "b")"#;
+            assert_eq!(refused(text, &dir), format!("{text}: {here}"));
+        }
+        let none = "/dev/i2c-99: no such adapter (none here; the kernel's i2c-dev has to be loaded)";
+        assert_eq!(refused("/dev/i2c-99", &sysfs(&[])), none);
+    }
+
+    #[test]
+    fn a_name_must_be_unique() {
+        let dir = sysfs(&[(0, "twin"), (1, "other"), (4, "twin")]);
+        assert_eq!(
+            refused("twin", &dir),
+            "\"twin\": several adapters have this name, i2c-0 and i2c-4: choose one by its number"
+        );
+    }
+
+    #[test]
+    fn a_path_must_be_the_device_of_an_adapter() {
+        let dir = sysfs(&[(0, "a")]);
+        assert_eq!(
+            refused("/dev/null", &dir),
+            "/dev/null: not the device of an I2C adapter"
+        );
+        assert_eq!(refused("/tmp", &dir), "/tmp: not the device of an I2C adapter");
+    }
+}

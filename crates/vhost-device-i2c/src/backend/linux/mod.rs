@@ -136,3 +136,81 @@ impl Bus for LinuxBus {
         result.map_err(|broken| self.explain(messages, broken))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Direction;
+    use super::*;
+
+    /// The bus of an adapter that was removed, and whose number no other has.
+    fn removed() -> LinuxBus {
+        LinuxBus {
+            is: find::Adapter {
+                number: 4_000_000,
+                name: "test".into(),
+            },
+            path: "/dev/i2c-4000000".into(),
+            timeout: Duration::from_secs(1),
+            max_messages: 42,
+            adapter: None,
+        }
+    }
+
+    fn message(address: Address) -> Message {
+        let direction = Direction::Write;
+        Message {
+            address,
+            direction,
+            data: vec![1],
+        }
+    }
+
+    #[test]
+    fn errors_name_the_bus_the_address_and_the_cause() {
+        let messages = [message(Address::Seven(0x48)), message(Address::Ten(0x150))];
+        let table = [
+            (0, Errno::NXIO, io::ErrorKind::NotFound, "0x48: not acknowledged"),
+            (
+                1,
+                Errno::REMOTEIO,
+                io::ErrorKind::NotFound,
+                "0x150 (10 bits): not acknowledged",
+            ),
+            (
+                0,
+                Errno::BUSY,
+                io::ErrorKind::ResourceBusy,
+                "0x48: in use by a driver of the host",
+            ),
+            (0, Errno::NODEV, io::ErrorKind::NotFound, "0x48: no such device"),
+            (
+                0,
+                Errno::TIMEDOUT,
+                io::ErrorKind::TimedOut,
+                "0x48: Connection timed out",
+            ),
+        ];
+        for (done, errno, kind, text) in table {
+            let error = errno.into();
+            let failure = removed().explain(&messages, Broken { done, error });
+            assert_eq!((failure.done, failure.error.kind()), (done, kind));
+            let said = failure.error.to_string();
+            assert!(said.starts_with(&format!("i2c-4000000: {text}")), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_adapter_that_is_gone_is_an_error_each_time() {
+        let mut bus = removed();
+        for _ in 0..2 {
+            let failure = bus.transfer(&mut [message(Address::Seven(0x48))]).unwrap_err();
+            assert_eq!(failure.done, 0);
+            assert_eq!(failure.error.kind(), io::ErrorKind::NotConnected);
+            assert_eq!(
+                failure.error.to_string(),
+                "i2c-4000000: 0x48: the adapter was removed"
+            );
+        }
+        assert!(bus.transfer(&mut []).is_ok());
+    }
+}

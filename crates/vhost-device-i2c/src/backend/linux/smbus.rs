@@ -155,3 +155,129 @@ fn reads(data: &[u8], len: usize) -> [Option<Command<'_>>; 3] {
 fn fits(len: usize) -> bool {
     (1..=BLOCK).contains(&len)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Address;
+    use super::*;
+
+    const ALL: Functions = Functions(0x0fff_0000);
+
+    fn w(data: &[u8]) -> Message {
+        message(0x50, Direction::Write, data.to_vec())
+    }
+
+    fn r(count: usize) -> Message {
+        message(0x50, Direction::Read, vec![0; count])
+    }
+
+    fn message(address: u8, direction: Direction, data: Vec<u8>) -> Message {
+        Message {
+            address: Address::Seven(address),
+            direction,
+            data,
+        }
+    }
+
+    /// All functions but some.
+    fn without(functions: &[Function]) -> Functions {
+        Functions(functions.iter().fold(ALL.0, |all, one| all & !one.bit))
+    }
+
+    #[test]
+    fn every_command_is_made_of_its_messages() {
+        let block: Vec<u8> = (100..132).collect();
+        let long = [&[7], &block[..]].concat();
+        let counted = [&[7, 32], &block[..]].concat();
+        let table: [(&[Message], Command<'_>); 16] = [
+            (&[w(&[])], Command::Quick(Direction::Write)),
+            (&[r(0)], Command::Quick(Direction::Read)),
+            (&[w(&[7])], Command::WriteByte(7)),
+            (&[r(1)], Command::ReadByte),
+            (&[w(&[7, 8])], Command::WriteByteData(7, 8)),
+            (&[w(&[7]), r(1)], Command::ReadByteData(7)),
+            (&[w(&[7, 0x34, 0x12])], Command::WriteWordData(7, 0x1234)),
+            (&[w(&[7]), r(2)], Command::ReadWordData(7)),
+            (&[w(&[7, 0x34, 0x12]), r(2)], Command::ProcessCall(7, 0x1234)),
+            (&[w(&[7]), r(3)], Command::ReadI2cBlock(7, 3)),
+            (&[w(&[7]), r(32)], Command::ReadI2cBlock(7, 32)),
+            (&[w(&[7, 8, 9, 10])], Command::WriteI2cBlock(7, &[8, 9, 10])),
+            (&[w(&long)], Command::WriteI2cBlock(7, &block)),
+            (&[w(&[7, 2, 9, 10])], Command::WriteBlock(7, &[9, 10])),
+            (&[w(&counted)], Command::WriteBlock(7, &block)),
+            // A word, although it could be a block of one byte, too.
+            (&[w(&[7, 1, 9])], Command::WriteWordData(7, 0x0901)),
+        ];
+        for (messages, expected) in table {
+            assert_eq!(command(ALL, messages), Ok(expected), "{messages:?}");
+        }
+    }
+
+    #[test]
+    fn another_command_with_the_same_bytes_stands_in() {
+        let table: [(&[Message], &[Function], Command<'_>); 6] = [
+            (&[w(&[7, 8])], &[WRITE_BYTE_DATA], Command::WriteI2cBlock(7, &[8])),
+            (
+                &[w(&[7, 8, 9])],
+                &[WRITE_WORD_DATA],
+                Command::WriteI2cBlock(7, &[8, 9]),
+            ),
+            (&[w(&[7, 1, 9])], &[WRITE_WORD_DATA], Command::WriteBlock(7, &[9])),
+            (
+                &[w(&[7, 2, 9, 10])],
+                &[WRITE_BLOCK],
+                Command::WriteI2cBlock(7, &[2, 9, 10]),
+            ),
+            (&[w(&[7]), r(1)], &[READ_BYTE_DATA], Command::ReadI2cBlock(7, 1)),
+            (&[w(&[7]), r(2)], &[READ_WORD_DATA], Command::ReadI2cBlock(7, 2)),
+        ];
+        for (messages, lacking, expected) in table {
+            assert_eq!(command(without(lacking), messages), Ok(expected), "{messages:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_adapter_lacks_is_named() {
+        let table: [(&[Message], Function); 11] = [
+            (&[w(&[])], QUICK),
+            (&[r(0)], QUICK),
+            (&[w(&[7])], WRITE_BYTE),
+            (&[r(1)], READ_BYTE),
+            (&[w(&[7, 8])], WRITE_BYTE_DATA),
+            (&[w(&[7, 8, 9])], WRITE_WORD_DATA),
+            (&[w(&[7, 8, 9, 10])], WRITE_I2C_BLOCK),
+            (&[w(&[7]), r(1)], READ_BYTE_DATA),
+            (&[w(&[7]), r(2)], READ_WORD_DATA),
+            (&[w(&[7]), r(9)], READ_I2C_BLOCK),
+            (&[w(&[7, 8, 9]), r(2)], PROCESS_CALL),
+        ];
+        for (messages, function) in table {
+            assert_eq!(command(Functions(0), messages), Err(function), "{messages:?}");
+            assert!(command(Functions(function.bit), messages).is_ok(), "{messages:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_command_needs_plain_i2c() {
+        let other = message(0x51, Direction::Read, vec![0]);
+        let table: [&[Message]; 13] = [
+            &[],
+            &[r(2)],
+            &[w(&[7; 35])],
+            // 33 bytes after the first, and the count of them is wrong.
+            &[w(&[7; 34])],
+            &[w(&[7]), r(33)],
+            &[w(&[7]), r(0)],
+            &[w(&[]), r(1)],
+            &[w(&[7, 8]), r(1)],
+            &[w(&[7, 8, 9]), r(3)],
+            &[w(&[7, 8]), w(&[9, 10])],
+            &[r(1), w(&[7])],
+            &[w(&[7]), other],
+            &[w(&[7]), r(1), w(&[])],
+        ];
+        for messages in table {
+            assert_eq!(command(ALL, messages), Err(PLAIN), "{messages:?}");
+        }
+    }
+}

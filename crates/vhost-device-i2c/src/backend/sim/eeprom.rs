@@ -150,3 +150,121 @@ impl Device for Eeprom {
         stored
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use vu_testkit::spawn::TempDir;
+
+    use super::super::wire::{Wire, r, w};
+
+    const AT: u8 = 0x50;
+
+    #[test]
+    fn random_and_current_address_reads() {
+        let mut wire = Wire::new("24c02@0x50");
+        assert_eq!(wire.ask(AT, &[0], 3), [0xff; 3]);
+        wire.write(AT, &[0x10, 1, 2, 3]);
+        // A random read points by a write that no stop condition ends.
+        assert_eq!(wire.ask(AT, &[0x10], 2), [1, 2]);
+        assert_eq!(wire.read(AT, 1), [3]);
+        wire.write(AT, &[0x11]);
+        assert_eq!(wire.read(AT, 1), [2]);
+    }
+
+    #[test]
+    fn a_sequential_read_begins_again_at_the_end() {
+        for (kind, last, first) in [
+            ("24c01", &[0x7f][..], &[0x00][..]),
+            ("24c02", &[0xff], &[0x00]),
+            ("24c32", &[0x0f, 0xff], &[0, 0]),
+            ("24c512", &[0xff, 0xff], &[0, 0]),
+        ] {
+            let mut wire = Wire::new(&format!("{kind}@0x50"));
+            wire.write(AT, &[last, &[0xaa]].concat());
+            wire.write(AT, &[first, &[0xbb]].concat());
+            assert_eq!(wire.ask(AT, last, 3), [0xaa, 0xbb, 0xff], "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_page_write_begins_again_in_its_page() {
+        for (kind, pointer, page) in [
+            ("24c01", &[0x08][..], 8),
+            ("24c02", &[0x08][..], 8),
+            ("24c16", &[0x10], 16),
+            ("24c64", &[0x10, 0x20], 32),
+            ("24c256", &[0x10, 0x40], 64),
+            ("24c512", &[0x10, 0x80], 128),
+        ] {
+            let mut wire = Wire::new(&format!("{kind}@0x50"));
+            // One byte more than a page: the last one goes where the first one was.
+            let bytes: Vec<u8> = (0..=page).collect();
+            wire.write(AT, &[pointer, &bytes].concat());
+            let got = wire.ask(AT, pointer, usize::from(page) + 1);
+            let mut expected = bytes.clone();
+            expected[0] = page;
+            expected[usize::from(page)] = 0xff;
+            assert_eq!(got, expected, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_write_from_the_middle_of_a_page_stays_in_it() {
+        let mut wire = Wire::new("24c02@0x50");
+        wire.write(AT, &[0x0e, 1, 2, 3]);
+        assert_eq!(wire.ask(AT, &[0x08], 8), [3, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2]);
+        assert_eq!(wire.ask(AT, &[0x10], 1), [0xff]);
+    }
+
+    #[test]
+    fn only_a_stop_condition_writes() {
+        let mut wire = Wire::new("24c02@0x50,regs@0x20");
+        wire.transfer([w(AT, &[0, 1]), r(AT, 1)]).unwrap();
+        wire.transfer([w(AT, &[1, 1]), w(0x20, &[0, 1])]).unwrap();
+        assert_eq!(wire.ask(AT, &[0], 2), [0xff, 0xff]);
+        // Nothing of it is left for the next write, either.
+        wire.write(AT, &[2, 7]);
+        assert_eq!(wire.ask(AT, &[0], 3), [0xff, 0xff, 7]);
+    }
+
+    #[test]
+    fn blocks_of_256_bytes_have_addresses_of_their_own() {
+        let mut wire = Wire::new("24c16@0x50");
+        for block in 0..8 {
+            wire.write(AT + block, &[0x10, block]);
+        }
+        for block in 0..8 {
+            assert_eq!(wire.ask(AT + block, &[0x10], 2), [block, 0xff]);
+        }
+        // A read goes on into the next block.
+        wire.write(AT + 1, &[0x00, 0x99]);
+        assert_eq!(wire.ask(AT, &[0xff], 2), [0xff, 0x99]);
+        wire.transfer([r(0x58, 1)]).unwrap_err();
+    }
+
+    #[test]
+    fn two_bytes_of_pointer_from_24c32_on() {
+        let mut wire = Wire::new("24c32@0x50");
+        wire.write(AT, &[0x01, 0x02, 0x77]);
+        assert_eq!(wire.ask(AT, &[0x01, 0x02], 1), [0x77]);
+        // Bits beyond the chip are not looked at.
+        assert_eq!(wire.ask(AT, &[0xf1, 0x02], 1), [0x77]);
+        assert_eq!(wire.ask(AT, &[0x01, 0x00], 3), [0xff, 0xff, 0x77]);
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_in_the_file() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("rom");
+        let text = format!("24c04@0x50={}", path.display());
+        let mut wire = Wire::new(&text);
+        wire.write(AT + 1, &[0x21, 5, 6]);
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), 512);
+        assert_eq!(bytes[0x11f..0x124], [0xff, 0xff, 5, 6, 0xff]);
+        drop(wire);
+        assert_eq!(Wire::new(&text).ask(AT + 1, &[0x21], 2), [5, 6]);
+    }
+}

@@ -75,3 +75,76 @@ impl Image {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use vu_testkit::spawn::TempDir;
+
+    use super::*;
+
+    fn refused(path: &Path, size: usize) -> String {
+        format!("{:#}", Image::open(path, size).err().expect("the file was taken"))
+    }
+
+    #[test]
+    fn a_missing_or_empty_file_is_made_erased() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("rom");
+        drop(Image::open(&path, 256).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), [ERASED; 256]);
+        fs::write(&path, "").unwrap();
+        drop(Image::open(&path, 128).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), [ERASED; 128]);
+    }
+
+    #[test]
+    fn what_is_in_the_file_is_kept() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("rom");
+        let bytes: Vec<u8> = (0..=255).collect();
+        fs::write(&path, &bytes).unwrap();
+        let mut image = Image::open(&path, 256).unwrap();
+        assert!((0..256).all(|at| image.byte(at) == bytes[at]));
+        image.store(8, &[1, 2]).unwrap();
+        // It is in the file before the image is closed.
+        assert_eq!(fs::read(&path).unwrap()[7..11], [7, 1, 2, 10]);
+        assert_eq!(image.byte(9), 2);
+    }
+
+    #[test]
+    fn a_file_that_does_not_fit_is_left_alone() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("rom");
+        fs::write(&path, [1; 100]).unwrap();
+        let error = refused(&path, 256);
+        assert!(
+            error.ends_with("rom: has 100 bytes, but the device has 256"),
+            "{error}"
+        );
+        assert_eq!(fs::read(&path).unwrap(), [1; 100]);
+        let error = refused(Path::new("/dev/null"), 256);
+        assert_eq!(error, "/dev/null: not a regular file");
+    }
+
+    #[test]
+    fn two_devices_cannot_share_a_file() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("rom");
+        let first = Image::open(&path, 256).unwrap();
+        let error = refused(&path, 256);
+        assert!(error.contains("rom: in use: two devices cannot share"), "{error}");
+        drop(first);
+        Image::open(&path, 256).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_stored_past_the_end() {
+        let mut image = Image::in_memory(128);
+        image.store(127, &[1, 2]).unwrap_err();
+        assert_eq!(image.byte(127), ERASED);
+        image.store(126, &[1, 2]).unwrap();
+        assert_eq!(image.byte(127), 2);
+    }
+}

@@ -95,3 +95,79 @@ impl Device for Lm75 {
         byte
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::Wire;
+
+    const AT: u8 = 0x48;
+
+    #[test]
+    fn power_on_defaults() {
+        let mut wire = Wire::new("lm75@0x48");
+        // The pointer is at the temperature, and the limits are 75 and 80 degrees.
+        assert_eq!(wire.read(AT, 2), [25, 0]);
+        assert_eq!(wire.ask(AT, &[1], 1), [0]);
+        assert_eq!(wire.ask(AT, &[2], 2), [0x4b, 0]);
+        assert_eq!(wire.ask(AT, &[3], 2), [0x50, 0]);
+    }
+
+    #[test]
+    fn temperatures_of_the_data_sheet() {
+        let table: [(&str, [u8; 2]); 8] = [
+            ("125", [0x7d, 0x00]),
+            ("25", [0x19, 0x00]),
+            ("0.5", [0x00, 0x80]),
+            ("0", [0x00, 0x00]),
+            ("-0.5", [0xff, 0x80]),
+            ("-25", [0xe7, 0x00]),
+            ("-55", [0xc9, 0x00]),
+            ("23.4", [0x17, 0x80]),
+        ];
+        for (degrees, bytes) in table {
+            let mut wire = Wire::new(&format!("lm75@0x48={degrees}"));
+            assert_eq!(wire.ask(AT, &[0], 2), bytes, "{degrees}");
+        }
+    }
+
+    #[test]
+    fn the_pointer_is_kept() {
+        let mut wire = Wire::new("lm75@0x48");
+        wire.write(AT, &[3]);
+        assert_eq!(wire.read(AT, 2), [0x50, 0]);
+        assert_eq!(wire.read(AT, 2), [0x50, 0]);
+    }
+
+    #[test]
+    fn writes_keep_the_bits_that_exist() {
+        let mut wire = Wire::new("lm75@0x48=23.5");
+        wire.write(AT, &[1, 0xff]);
+        assert_eq!(wire.ask(AT, &[1], 1), [0x1f]);
+        wire.write(AT, &[2, 0x12, 0xff]);
+        assert_eq!(wire.ask(AT, &[2], 2), [0x12, 0x80]);
+        wire.write(AT, &[3, 0xe7, 0x7f]);
+        assert_eq!(wire.ask(AT, &[3], 2), [0xe7, 0x00]);
+        // The temperature cannot be written, and half a limit changes nothing.
+        wire.write(AT, &[0, 0x11, 0x00]);
+        assert_eq!(wire.ask(AT, &[0], 2), [23, 0x80]);
+        wire.write(AT, &[3, 0x11]);
+        assert_eq!(wire.ask(AT, &[3], 2), [0xe7, 0x00]);
+    }
+
+    /// How Linux tells this chip from others: single bytes of registers that do not exist.
+    #[test]
+    fn is_known_by_the_registers_that_it_lacks() {
+        let mut wire = Wire::new("lm75@0x48");
+        for (register, byte) in [(2, 0x4b), (3, 0x50)] {
+            assert_eq!(wire.ask(AT, &[register], 1), [byte]);
+            for missing in 4..8 {
+                assert_eq!(wire.ask(AT, &[missing], 1), [byte], "{missing}");
+            }
+        }
+        for base in (8..=248).step_by(40) {
+            assert_eq!(wire.ask(AT, &[base + 1], 1), [0]);
+            assert_eq!(wire.ask(AT, &[base + 2], 1), [0x4b]);
+            assert_eq!(wire.ask(AT, &[base + 3], 1), [0x50]);
+        }
+    }
+}

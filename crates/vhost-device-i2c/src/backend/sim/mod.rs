@@ -10,6 +10,8 @@ mod nak;
 mod parse;
 mod regs;
 mod slow;
+#[cfg(test)]
+mod wire;
 
 use std::io;
 
@@ -138,5 +140,79 @@ impl Bus for SimBus {
             result.map_err(|error| Failure { done, error })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wire::{Wire, r, w};
+    use super::*;
+
+    #[test]
+    fn nobody_at_an_address_is_no_acknowledge() {
+        let mut wire = Wire::new("regs@0x20,nak@0x30,regs@t0x120");
+        for address in [0x21, 0x30, 0x1f, 0x00, 0x7f] {
+            for message in [w(address, &[1]), w(address, &[]), r(address, 1), r(address, 0)] {
+                let failure = wire.transfer([message]).unwrap_err();
+                assert_eq!(failure.done, 0);
+                assert_eq!(failure.error.kind(), io::ErrorKind::NotFound);
+                let text = failure.error.to_string();
+                assert!(text.starts_with(&format!("sim: {address:#04x}: ")), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_of_no_bytes_finds_a_device() {
+        let mut wire = Wire::new("regs@0x20,24c02@0x50,lm75@0x48,slow@0x31=0us");
+        for address in [0x20, 0x50, 0x48, 0x31] {
+            assert!(wire.transfer([w(address, &[])]).is_ok(), "{address:#x}");
+            assert!(wire.transfer([r(address, 0)]).is_ok(), "{address:#x}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_after_a_failure() {
+        let mut wire = Wire::new("regs@0x20,nak@0x30");
+        let failure = wire
+            .transfer([w(0x20, &[0, 1]), w(0x30, &[0]), w(0x20, &[0, 2])])
+            .unwrap_err();
+        assert_eq!(failure.done, 1);
+        assert_eq!(wire.ask(0x20, &[0], 1), [1]);
+    }
+
+    #[test]
+    fn addresses_of_seven_and_of_ten_bits_are_different() {
+        let mut bus = open("regs@0x20,regs@t0x20,24c04@t0x152").unwrap();
+        let mut transfer = |address, direction, data: &[u8]| {
+            let mut messages = [Message {
+                address,
+                direction,
+                data: data.to_vec(),
+            }];
+            bus.transfer(&mut messages).map(|()| messages[0].data.clone())
+        };
+        transfer(Address::Ten(0x20), Direction::Write, &[0, 7]).unwrap();
+        transfer(Address::Ten(0x20), Direction::Write, &[0]).unwrap();
+        transfer(Address::Seven(0x20), Direction::Write, &[0]).unwrap();
+        assert_eq!(transfer(Address::Ten(0x20), Direction::Read, &[9]).unwrap(), [7]);
+        assert_eq!(
+            transfer(Address::Seven(0x20), Direction::Read, &[9]).unwrap(),
+            [0]
+        );
+        transfer(Address::Ten(0x153), Direction::Read, &[9]).unwrap();
+        transfer(Address::Ten(0x154), Direction::Read, &[9]).unwrap_err();
+        transfer(Address::Ten(0x151), Direction::Read, &[9]).unwrap_err();
+    }
+
+    #[test]
+    fn only_a_bus_with_a_device_that_stretches_blocks() {
+        assert!(!open("24c02@0x50,lm75@0x48,regs@0x20,nak@0x30").unwrap().blocks());
+        assert!(open("regs@0x20,slow@0x31=1ms").unwrap().blocks());
+    }
+
+    #[test]
+    fn is_called_as_it_was_asked_for() {
+        assert_eq!(open("regs@0x20,nak@48").unwrap().name(), "sim:regs@0x20,nak@48");
     }
 }

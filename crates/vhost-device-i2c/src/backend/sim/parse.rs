@@ -125,3 +125,101 @@ fn check(place: &Place) -> Result<()> {
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        format!(
+            "{:#}",
+            bus(text).err().unwrap_or_else(|| panic!("{text} was taken"))
+        )
+    }
+
+    #[test]
+    fn every_kind() {
+        let eeproms = ["01", "02", "04", "08", "16", "32", "64", "128", "256", "512"];
+        let addresses = [1, 1, 2, 4, 8, 1, 1, 1, 1, 1];
+        for (size, count) in eeproms.into_iter().zip(addresses) {
+            let places = bus(&format!("24c{size}@0x50")).unwrap();
+            assert_eq!(places[0].device.addresses(), count, "24c{size}");
+        }
+        let text =
+            "24c02@0x50,lm75@72=-3.5,lm75@0x49,regs@0x20,nak@0x30,slow@0x31=100ms,slow@50=1s,regs@t0x150";
+        let places = bus(text).unwrap();
+        let addresses: Vec<_> = places.iter().map(|place| place.address).collect();
+        let seven = [0x50, 72, 0x49, 0x20, 0x30, 0x31, 50].map(Address::Seven);
+        assert_eq!(addresses[..7], seven);
+        assert_eq!(addresses[7..], [Address::Ten(0x150)]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let table = [
+            ("", "sim: no device"),
+            ("regs", "sim: \"regs\": a device is KIND@ADDRESS[=ARGUMENT]"),
+            ("regs@0x20,", "sim: \"\": a device is KIND@ADDRESS[=ARGUMENT]"),
+            (
+                "tmp102@0x48",
+                "sim: \"tmp102@0x48\": no such device: \"tmp102\" (there are 24c01 to",
+            ),
+            ("24c03@0x50", "no such device: \"24c03\""),
+            ("regs@", "\"\" is not an address"),
+            ("regs@0x80", "\"0x80\" is not an address"),
+            ("regs@t0x400", "\"t0x400\" is not an address"),
+            ("regs@0x07", "0x07 is reserved (devices have 0x08 to 0x77)"),
+            ("regs@0x78", "0x78 is reserved"),
+            (
+                "24c04@0x51",
+                "it has 2 addresses, so that the first cannot be 0x51",
+            ),
+            (
+                "24c16@0x54",
+                "it has 8 addresses, so that the first cannot be 0x54",
+            ),
+            (
+                "regs@0x20,nak@32",
+                "sim: \"nak@32\": 0x20 is taken by the device at 0x20",
+            ),
+            ("24c08@0x50,regs@0x53", "0x53 is taken by the device at 0x50"),
+            (
+                "regs@0x53,24c08@0x50",
+                "sim: \"24c08@0x50\": 0x53 is taken by the device at 0x53",
+            ),
+            ("regs@t0x3f,nak@t63", "0x03f (10 bits) is taken"),
+            ("regs@0x20=5", "regs takes no argument"),
+            ("nak@0x20=", "nak takes no argument"),
+            (
+                "lm75@0x48=warm",
+                "\"warm\" is not a temperature from -55 to 125 degrees",
+            ),
+            ("lm75@0x48=126", "\"126\" is not a temperature"),
+            ("lm75@0x48=NaN", "\"NaN\" is not a temperature"),
+            ("lm75@0x48=", "\"\" is not a temperature"),
+            ("slow@0x31", "how long does it stretch the clock?"),
+            ("slow@0x31=100", "\"100\" is not a time of at most a minute"),
+            ("slow@0x31=61s", "\"61s\" is not a time of at most a minute"),
+            (
+                "slow@0x31=99999999999999999999s",
+                "is not a time of at most a minute",
+            ),
+            ("24c02@0x50=", "the name of the file is empty"),
+            (
+                "24c02@0x50=/nowhere/rom",
+                "/nowhere/rom: No such file or directory",
+            ),
+        ];
+        for (text, error) in table {
+            let said = refused(text);
+            assert!(said.contains(error), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(stretch("250us").unwrap(), Duration::from_micros(250));
+        assert_eq!(stretch("100ms").unwrap(), Duration::from_millis(100));
+        assert_eq!(stretch("60s").unwrap(), Duration::from_secs(60));
+    }
+}

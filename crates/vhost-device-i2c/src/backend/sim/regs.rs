@@ -46,3 +46,38 @@ impl Device for Regs {
         self.next().map_or(0xff, |register| *register)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{Wire, r, w};
+
+    #[test]
+    fn count_up_and_begin_again() {
+        let mut wire = Wire::new("regs@0x20");
+        assert_eq!(wire.read(0x20, 2), [0, 0]);
+        wire.write(0x20, &[0xfe, 1, 2, 3]);
+        assert_eq!(wire.ask(0x20, &[0xfe], 4), [1, 2, 3, 0]);
+        // Reads go on where the last one ended, in this transfer and the next.
+        assert_eq!(
+            wire.transfer([w(0x20, &[0xfe]), r(0x20, 1), r(0x20, 1)]).unwrap(),
+            [2]
+        );
+        assert_eq!(wire.read(0x20, 1), [3]);
+    }
+
+    #[test]
+    fn a_write_without_bytes_keeps_the_pointer() {
+        let mut wire = Wire::new("regs@0x20");
+        wire.write(0x20, &[0x10, 5]);
+        wire.write(0x20, &[0x10]);
+        wire.write(0x20, &[]);
+        assert_eq!(wire.read(0x20, 1), [5]);
+    }
+
+    #[test]
+    fn writes_of_one_transfer_all_count() {
+        let mut wire = Wire::new("regs@0x20");
+        wire.transfer([w(0x20, &[1, 11]), w(0x20, &[2, 12])]).unwrap();
+        assert_eq!(wire.ask(0x20, &[1], 2), [11, 12]);
+    }
+}

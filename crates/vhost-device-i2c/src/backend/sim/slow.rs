@@ -38,3 +38,20 @@ impl Device for Slow {
         self.regs.read()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::wire::Wire;
+
+    #[test]
+    fn each_message_takes_its_time() {
+        let mut wire = Wire::new("slow@0x31=20ms");
+        let start = Instant::now();
+        wire.write(0x31, &[7, 9]);
+        assert!(start.elapsed() >= Duration::from_millis(20));
+        assert_eq!(wire.ask(0x31, &[7], 1), [9]);
+        assert!(start.elapsed() >= Duration::from_millis(60));
+    }
+}
