@@ -135,7 +135,7 @@ pub(super) fn memory_in_use_may_be_removed(cx: &mut Cx) -> Result<()> {
         guest.front.add_mem_reg(&region)?;
         let lane = guest.lane();
         lane.use_buffers(EXTRA, 1 << 20);
-        for _ in 0..32 {
+        for _ in 0..20 {
             lane.place_next(&*profile, 16 << 10);
         }
         lane.queue.submit();
