@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use i2cdev::core::{I2CDevice, I2CMessage, I2CTransfer};
 use i2cdev::linux::{I2CMessageFlags, LinuxI2CBus, LinuxI2CDevice, LinuxI2CError, LinuxI2CMessage};
-use rustix::io::Errno;
 
 use super::super::{Address, Direction, Message};
 use super::smbus::{self, Command, Functions};
@@ -37,15 +36,22 @@ pub(super) struct Adapter {
     ten_bits: bool,
 }
 
-/// A transfer that failed, and how many of its messages were sent.
+/// A transfer that failed.
 pub(super) struct Broken {
+    /// How many messages were sent before, as far as the kernel says.
     pub(super) done: usize,
+    /// The device that it failed for, if that is known.
+    pub(super) whose: Option<Address>,
     pub(super) error: io::Error,
 }
 
 impl From<io::Error> for Broken {
     fn from(error: io::Error) -> Self {
-        Self { done: 0, error }
+        Self {
+            done: 0,
+            whose: None,
+            error,
+        }
     }
 }
 
@@ -124,8 +130,12 @@ impl Adapter {
         let mut checked = None;
         for message in messages {
             if checked != Some(message.address) {
-                self.select(message.address)?;
                 checked = Some(message.address);
+                self.select(message.address).map_err(|error| Broken {
+                    done: 0,
+                    whose: checked,
+                    error,
+                })?;
             }
         }
         Ok(())
@@ -156,16 +166,16 @@ fn lacking(function: &str) -> io::Error {
 }
 
 fn send(bus: &mut LinuxI2CBus, messages: &mut [Message]) -> Result<(), Broken> {
-    let count = messages.len();
     let mut list: Vec<LinuxI2CMessage<'_>> = messages.iter_mut().map(kernel_message).collect();
     let done = bus.transfer(&mut list)? as usize;
-    if done < count {
-        return Err(Broken {
-            done,
-            error: Errno::IO.into(),
-        });
+    match messages.get(done) {
+        None => Ok(()),
+        Some(failed) => {
+            let whose = Some(failed.address);
+            let error = io::Error::other("the transfer ended early");
+            Err(Broken { done, whose, error })
+        }
     }
-    Ok(())
 }
 
 fn kernel_message(message: &mut Message) -> LinuxI2CMessage<'_> {
