@@ -120,11 +120,12 @@ impl LinuxBus {
 
 /// Opens an adapter again that was removed, unless another one has its number now.
 fn reopen(is: &find::Adapter, path: &Path, timeout: Duration) -> io::Result<Adapter> {
-    let gone = || io::Error::new(ErrorKind::NotConnected, "the adapter was removed");
+    let gone = |why: &str| io::Error::new(ErrorKind::NotConnected, format!("the adapter was removed{why}"));
     if find::name(Path::new(find::SYSFS), is.number) != is.name {
-        return Err(gone());
+        return Err(gone(""));
     }
-    Adapter::open(path, timeout).map_err(|_gone| gone())
+    let back = Adapter::open(path, timeout);
+    back.map_err(|e| gone(&format!(", and cannot be opened again: {e}")))
 }
 
 /// Why a device cannot be used, with the driver that has it.
