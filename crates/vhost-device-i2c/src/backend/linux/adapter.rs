@@ -170,9 +170,10 @@ fn send(bus: &mut LinuxI2CBus, messages: &mut [Message]) -> Result<(), Broken> {
     let done = bus.transfer(&mut list)? as usize;
     match messages.get(done) {
         None => Ok(()),
+        // The kernel does not say why; most drivers of adapters stop so when nobody acknowledges.
         Some(failed) => {
             let whose = Some(failed.address);
-            let error = io::Error::other("the transfer ended early");
+            let error = io::Error::new(io::ErrorKind::NotFound, "not acknowledged, or not sent");
             Err(Broken { done, whose, error })
         }
     }
