@@ -280,7 +280,7 @@ impl Lines {
     fn direction(&mut self, line: Line) -> io::Result<Option<Direction>> {
         match self.state(line)?.direction {
             Some(direction) => Ok(direction),
-            None => self.chip.direction(line),
+            None => self.chip.direction(line).map(Some),
         }
     }
 
@@ -305,6 +305,7 @@ impl Lines {
     }
 
     fn set_value(&mut self, line: Line, level: bool) -> io::Result<()> {
+        self.chip.may_drive(line)?;
         if self.direction(line)? == Some(Direction::Out) {
             self.chip.set_value(line, level)?;
         }

@@ -21,6 +21,6 @@ mod irq;
 mod request;
 mod spec;
 
-pub use args::{ChipSource, GpioArgs, SourceError};
+pub use args::{ChipSource, GpioArgs};
 pub use device::{CAPABILITIES, Gpio, GpioWorker, OnDisconnect};
 pub use request::{Direction, Line, Malformed, Request, Trigger};

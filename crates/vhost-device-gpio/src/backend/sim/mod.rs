@@ -175,8 +175,8 @@ impl Chip for SimChip {
             .collect()
     }
 
-    fn direction(&mut self, line: Line) -> io::Result<Option<Direction>> {
-        self.with(line, |line| line.direction.or(Some(Direction::In)))
+    fn direction(&mut self, line: Line) -> io::Result<Direction> {
+        self.with(line, |line| line.direction.unwrap_or(Direction::In))
     }
 
     fn set_direction(&mut self, line: Line, direction: Option<Direction>, level: bool) -> io::Result<()> {
