@@ -50,11 +50,14 @@ pub trait Chip: Send {
     /// What the host refused.
     fn direction(&mut self, line: Line) -> io::Result<Direction>;
 
-    /// Takes a line as an input or as an output that starts at `level`, or releases it.
+    /// Takes a line as an input, or as an output that starts at `level`.
     ///
     /// # Errors
     /// What the host refused; the line is as before, or released.
-    fn set_direction(&mut self, line: Line, direction: Option<Direction>, level: bool) -> io::Result<()>;
+    fn set_direction(&mut self, line: Line, direction: Direction, level: bool) -> io::Result<()>;
+
+    /// Releases a line, if it was taken; its edges are reported no longer.
+    fn release(&mut self, line: Line);
 
     /// The level of a line. One that nobody uses is taken as it is: it keeps its direction and its level.
     ///

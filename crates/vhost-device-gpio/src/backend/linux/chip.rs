@@ -169,21 +169,21 @@ impl<U: Uapi> Chip for LinuxChip<U> {
             .map_err(|e| self.explain(line, &e))
     }
 
-    fn set_direction(&mut self, line: Line, direction: Option<Direction>, level: bool) -> io::Result<()> {
+    fn set_direction(&mut self, line: Line, direction: Direction, level: bool) -> io::Result<()> {
         match (direction, self.mode(line)) {
-            (None, _) => {
-                if let Some(line) = self.lines.get_mut(line.index()) {
-                    line.held = None;
-                }
-                Ok(())
-            }
             // With edges or without.
-            (Some(Direction::In), Some(Mode::In(_))) => Ok(()),
-            (Some(Direction::In), _) => self.use_as(line, Mode::In(None)),
-            (Some(Direction::Out), _) => {
+            (Direction::In, Some(Mode::In(_))) => Ok(()),
+            (Direction::In, _) => self.use_as(line, Mode::In(None)),
+            (Direction::Out, _) => {
                 self.may_drive(line)?;
                 self.use_as(line, Mode::Out(level))
             }
+        }
+    }
+
+    fn release(&mut self, line: Line) {
+        if let Some(line) = self.lines.get_mut(line.index()) {
+            line.held = None;
         }
     }
 
