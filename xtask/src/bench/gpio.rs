@@ -23,7 +23,7 @@ const OUTPUT: u16 = ARMED;
 const FOLLOWER: u16 = ARMED + 1;
 /// All of them.
 const LINES: u16 = ARMED + 2;
-/// Edges per round.
+/// Edges per round, an even number, for the output is high at the end as it was at first.
 const EDGES: u32 = 500;
 
 const fn load(title: &'static str, request: fn() -> Request, depth: usize) -> Load {
@@ -47,6 +47,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut pair = Pair::start("gpio", launches(args, &folder)?, args)?;
     let profile = pair.profile.clone();
     pair.each(|bench| {
+        // What an output starts with is told before its direction.
+        bench.ask(&*profile, message(kind::SET_VALUE, OUTPUT, 0))?;
         bench.ask(&*profile, message(kind::SET_DIRECTION, OUTPUT, direction::OUT))?;
         bench.ask(&*profile, message(kind::SET_DIRECTION, FOLLOWER, direction::IN))
     })?;
@@ -88,6 +90,7 @@ fn launches(args: &Args, folder: &TempDir) -> Result<Launches> {
 /// Enables the interrupts of lines that never change, and of the one that follows the output; parks a buffer for each of
 /// the former.
 fn arm(bench: &mut Bench, profile: &dyn Profile) -> Result<()> {
+    bench.ask(profile, message(kind::SET_VALUE, OUTPUT, 1))?;
     for line in (0..ARMED).chain([FOLLOWER]) {
         bench.ask(profile, message(kind::SET_DIRECTION, line, direction::IN))?;
         bench.ask(profile, message(kind::SET_IRQ_TYPE, line, irq::EDGE_BOTH))?;
@@ -121,12 +124,8 @@ fn edge(bench: &mut Bench, number: u32) -> Result<Duration> {
     unmask(bench, FOLLOWER);
     let lane = bench.guest.lane();
     let end = lane.end();
-    let level = (number + 1) % 2;
-    lane.place(
-        message(kind::SET_VALUE, OUTPUT, level),
-        Framing::Whole,
-        Placement::Direct,
-    );
+    let request = message(kind::SET_VALUE, OUTPUT, number % 2);
+    lane.place(request, Framing::Whole, Placement::Direct);
     let begun = Instant::now();
     lane.queue.submit();
     bench.guest.lanes[usize::from(EVENTQ)].queue.wait(end)?;
