@@ -3,13 +3,12 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use anyhow::Context;
 use vu_common::CommonArgs;
 
-use crate::backend::Chip;
 use crate::backend::sim::{self, Board};
+use crate::backend::{Chip, linux};
 use crate::device::OnDisconnect;
 
 /// Serves GPIO lines to virtual machines over vhost-user.
@@ -22,12 +21,20 @@ pub struct GpioArgs {
     #[command(flatten)]
     pub common: CommonArgs,
 
-    /// The chip of a guest: sim:N or sim:FILE
+    /// The chip of a guest: CHIP, CHIP:LINES, sim:N or sim:FILE
+    ///
+    /// CHIP is a chip of the host: its path, number, name or label. LINES are those of its lines that the guest
+    /// gets, in this order: numbers, ranges and names, as in `0-3,led,5/ro`; the guest may only read a line
+    /// with `/ro`. Without LINES it gets all of them.
     ///
     /// `sim:8` is a simulated chip with 8 lines. `sim:board.toml` has the names and the wiring that the
     /// file describes.
     #[arg(short, long = "chip", value_name = "CHIP", required = true)]
     pub chips: Vec<ChipSource>,
+
+    /// Version of the kernel's interface to its chips
+    #[arg(long, value_enum, default_value_t)]
+    pub uapi: linux::Version,
 
     /// Control the simulated chips by text on a Unix socket at PATH, one for each of them
     ///
@@ -53,25 +60,20 @@ pub enum ChipSource {
     SimLines(usize),
     /// A simulated board.
     SimBoard(PathBuf),
+    /// A chip of the host, and perhaps some of its lines.
+    Host(String),
 }
 
-/// A value of `--chip` that names no chip.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SourceError {
-    /// None of the forms that we know.
-    #[error("no such chip (known: sim:N, sim:FILE)")]
-    Unknown,
-}
+/// The text that stands for a simulated chip.
+const SIM: &str = "sim:";
 
-impl FromStr for ChipSource {
-    type Err = SourceError;
-
-    fn from_str(value: &str) -> Result<Self, SourceError> {
-        match value.strip_prefix("sim:") {
-            None | Some("") => Err(SourceError::Unknown),
-            Some(what) => Ok(what
+impl From<&str> for ChipSource {
+    fn from(value: &str) -> Self {
+        match value.strip_prefix(SIM) {
+            None => Self::Host(value.into()),
+            Some(what) => what
                 .parse()
-                .map_or_else(|_| Self::SimBoard(what.into()), Self::SimLines)),
+                .map_or_else(|_| Self::SimBoard(what.into()), Self::SimLines),
         }
     }
 }
@@ -82,20 +84,30 @@ impl GpioArgs {
     /// # Errors
     /// What cannot be opened, with its name.
     pub fn chips(&self) -> anyhow::Result<Vec<Box<dyn Chip>>> {
+        let host = |source: &ChipSource| match source {
+            ChipSource::Host(text) => Some(text.clone()),
+            _ => None,
+        };
+        let texts: Vec<String> = self.chips.iter().filter_map(host).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let mut host = linux::open(&texts, self.uapi)?.into_iter();
         let mut control = self.sim_socket.iter();
-        self.chips
-            .iter()
-            .map(|source| {
-                let wiring = match source {
-                    ChipSource::SimLines(count) => sim::plain(*count)?,
-                    ChipSource::SimBoard(path) => sim::load(path)?,
-                };
-                let board = Board::new(wiring)?;
-                let listen =
-                    |path: &PathBuf| UnixListener::bind(path).with_context(|| path.display().to_string());
-                board.live(control.next().map(listen).transpose()?)?;
-                Ok(board.chip())
-            })
-            .collect()
+        let mut chips = Vec::new();
+        for source in &self.chips {
+            let wiring = match source {
+                ChipSource::Host(_) => {
+                    chips.extend(host.next());
+                    continue;
+                }
+                ChipSource::SimLines(count) => sim::plain(*count)?,
+                ChipSource::SimBoard(path) => sim::load(path)?,
+            };
+            let board = Board::new(wiring)?;
+            let listen =
+                |path: &PathBuf| UnixListener::bind(path).with_context(|| path.display().to_string());
+            board.live(control.next().map(listen).transpose()?)?;
+            chips.push(board.chip());
+        }
+        Ok(chips)
     }
 }

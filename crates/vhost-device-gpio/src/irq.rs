@@ -2,6 +2,9 @@
 //! The interrupt of one line (virtio 1.3, sections 5.18.6.6 and 5.18.7): enabled or not, masked or not, latched.
 //!
 //! It is unmasked for as long as a buffer of the event queue is parked here. Pure: generic over the buffer.
+//!
+//! A driver that unmasks it without having enabled it is told so once, and is then waited for. Linux takes "invalid"
+//! for a race and unmasks again at once, for ever, if it enabled the interrupt at a daemon that has ended since.
 
 use crate::request::Trigger;
 
@@ -20,6 +23,8 @@ pub(crate) struct Interrupt<B> {
     trigger: Option<Trigger>,
     latched: bool,
     buffer: Option<B>,
+    /// The driver was told that it is not enabled.
+    told: bool,
 }
 
 impl<B> Default for Interrupt<B> {
@@ -28,6 +33,7 @@ impl<B> Default for Interrupt<B> {
             trigger: None,
             latched: false,
             buffer: None,
+            told: false,
         }
     }
 }
@@ -43,12 +49,12 @@ impl<B> Interrupt<B> {
         if self.trigger != Some(trigger) {
             self.latched = false;
         }
-        self.trigger = Some(trigger);
+        (self.trigger, self.told) = (Some(trigger), false);
     }
 
     /// Disables it; the buffer to give back as [`Answer::Invalid`].
     pub(crate) fn disable(&mut self) -> Option<B> {
-        (self.trigger, self.latched) = (None, false);
+        (self.trigger, self.latched, self.told) = (None, false, false);
         self.buffer.take()
     }
 
@@ -57,11 +63,11 @@ impl<B> Interrupt<B> {
     /// driver has no more than one for a line.
     pub(crate) fn unmask(&mut self, buffer: B, level: bool) -> Option<(B, Answer)> {
         match self.trigger {
-            None => Some((buffer, Answer::Invalid)),
+            None if !std::mem::replace(&mut self.told, true) => Some((buffer, Answer::Invalid)),
             Some(trigger) if std::mem::take(&mut self.latched) || is_active(trigger, level) => {
                 Some((buffer, Answer::Valid))
             }
-            Some(_) => self.buffer.replace(buffer).map(|old| (old, Answer::Invalid)),
+            _ => self.buffer.replace(buffer).map(|old| (old, Answer::Invalid)),
         }
     }
 
@@ -164,6 +170,19 @@ mod tests {
         let mut irq = Interrupt::default();
         assert_eq!(irq.unmask(1, true), Some((1, Answer::Invalid)));
         assert_eq!(irq.edge(true), None);
+    }
+
+    #[test]
+    fn a_driver_that_insists_on_a_disabled_line_waits_until_it_is_enabled_or_disabled() {
+        let mut irq = Interrupt::default();
+        assert_eq!(irq.unmask(1, true), Some((1, Answer::Invalid)));
+        assert_eq!(irq.unmask(2, true), None);
+        assert_eq!(irq.edge(true), None);
+        assert_eq!(irq.disable(), Some(2));
+        irq.unmask(3, true);
+        assert_eq!(irq.unmask(4, true), None);
+        irq.enable(Trigger::EdgeRising);
+        assert_eq!(irq.edge(true), Some(4));
     }
 
     #[test]

@@ -9,7 +9,9 @@
 //! | `request.rs` | bytes to checked requests |
 //! | `config.rs` | the configuration space, and the block of names |
 //! | `irq.rs` | the interrupt of one line: enabled, masked, latched |
-//! | `device.rs` | what a message means, and what the driver gets |
+//! | `lines.rs` | what the driver has told of each line |
+//! | `worker.rs` | what a message means, and what the driver gets |
+//! | `device.rs` | the fixed facts, and where the lines are between two guests |
 //! | `backend/` | the host side: the trait, and one file for each kind of chip |
 #![forbid(unsafe_code)]
 
@@ -18,9 +20,12 @@ pub mod backend;
 mod config;
 mod device;
 mod irq;
+mod lines;
 mod request;
 mod spec;
+mod worker;
 
-pub use args::{ChipSource, GpioArgs, SourceError};
-pub use device::{CAPABILITIES, Gpio, GpioWorker, OnDisconnect};
+pub use args::{ChipSource, GpioArgs};
+pub use device::{CAPABILITIES, Gpio, OnDisconnect};
 pub use request::{Direction, Line, Malformed, Request, Trigger};
+pub use worker::GpioWorker;

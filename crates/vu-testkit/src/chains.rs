@@ -113,6 +113,9 @@ pub enum Framing {
     Pieces(usize),
     /// One more cut, after so many bytes of the whole request.
     SplitAt(usize),
+    /// A header and a trailer in descriptors of their own: cuts after so many readable bytes, and before so many
+    /// writable bytes at the end.
+    Fields(usize, usize),
 }
 
 /// Where the descriptors of a chain stand.
@@ -136,6 +139,9 @@ impl Framing {
         match self {
             Self::Whole => {}
             Self::SplitAt(offset) => cuts.push(offset.min(total)),
+            Self::Fields(header, trailer) => {
+                cuts.extend([header.min(readable), total - trailer.min(request.writable)]);
+            }
             Self::Pieces(size) => {
                 cuts.extend((0..readable).step_by(size.max(1)));
                 cuts.extend((readable..total).step_by(size.max(1)));
@@ -173,6 +179,8 @@ mod tests {
             Framing::Pieces(1),
             Framing::Pieces(2),
             Framing::SplitAt(5),
+            Framing::Fields(1, 1),
+            Framing::Fields(9, 9),
         ];
         for framing in framings {
             let pieces = framing.cut(&request());
@@ -191,6 +199,10 @@ mod tests {
             [(3, false), (2, true), (2, true)]
         );
         assert_eq!(Framing::Pieces(1).cut(&request()).len(), 7);
+        assert_eq!(
+            Framing::Fields(2, 1).cut(&request()),
+            [(2, false), (1, false), (3, true), (1, true)]
+        );
     }
 
     #[test]

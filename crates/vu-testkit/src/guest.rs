@@ -19,7 +19,7 @@ use crate::memory::{GuestMemory, RegionSpec};
 /// Start of the region that holds the rings.
 pub const RINGS: u64 = 0;
 /// Size of the region that holds the rings.
-pub const RINGS_SIZE: u64 = 2 << 20;
+pub const RINGS_SIZE: u64 = 4 << 20;
 /// Start of a region that adjoins the rings' one in guest addresses, but is another file.
 pub const ADJACENT: u64 = RINGS_SIZE;
 /// Size of the adjacent region; nothing is mapped behind it.
@@ -187,10 +187,20 @@ impl Lane {
         self.queue.add(&chain, Some(writable))
     }
 
-    /// The next well-formed request of `size` bytes, placed whole.
+    /// The next well-formed request of `size` bytes, placed as the usual driver would.
     pub fn place_next(&mut self, profile: &dyn Profile, size: usize) -> Pending {
         let request = self.next_request(profile, size);
-        self.place(request, Framing::Whole, Placement::Direct)
+        self.place(request, self.framing(profile), Placement::Direct)
+    }
+
+    /// How the usual driver cuts requests, if the ring is long enough for that.
+    #[must_use]
+    pub fn framing(&self, profile: &dyn Profile) -> Framing {
+        if self.queue.size < 4 {
+            Framing::Whole
+        } else {
+            profile.framing()
+        }
     }
 
     /// The next well-formed request of `size` bytes.
@@ -245,7 +255,7 @@ impl Lane {
     /// When no right answer comes.
     pub fn round_trip(&mut self, profile: &dyn Profile, size: usize) -> anyhow::Result<()> {
         let request = self.next_request(profile, size);
-        self.round_trip_of(profile, request, Framing::Whole, Placement::Direct)
+        self.round_trip_of(profile, request, self.framing(profile), Placement::Direct)
     }
 
     /// One request in a given shape by interrupt, checked.

@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::chains::Descriptor;
-use crate::devices::Profile;
+use crate::chains::{Descriptor, Framing, Request};
 use crate::guest::Lane;
 use crate::process;
 
@@ -15,67 +14,73 @@ pub struct Sample {
     pub per_second: f64,
     /// CPU time of the daemon per request.
     pub cpu: Duration,
-    /// From one submission to its completion, on average: meaningful with one request in flight.
-    pub latency: Duration,
+    /// From the kick to the completion, which half of the requests did not exceed.
+    pub p50: Duration,
+    /// The same for 99 of 100 requests.
+    pub p99: Duration,
 }
 
 /// One prepared request, offered again and again.
 struct Slot {
     chain: Vec<Descriptor>,
+    begun: Instant,
 }
 
-fn prepare(lane: &mut Lane, profile: &dyn Profile, size: usize) -> Slot {
-    let request = lane.next_request(profile, size);
+fn prepare(lane: &mut Lane, request: &Request, framing: Framing) -> Slot {
+    let mut readable = request.readable.as_slice();
     let mut chain = Vec::new();
-    if !request.readable.is_empty() {
-        let addr = lane.allocate(request.readable.len() as u64, 64);
-        lane.memory.write(addr, &request.readable);
-        chain.push(Descriptor::readable(
-            addr,
-            u32::try_from(request.readable.len()).expect("a small header"),
-        ));
+    for (len, is_writable) in framing.cut(request) {
+        let addr = lane.allocate(len as u64, 64);
+        let size = u32::try_from(len).expect("requests are below 4 GiB");
+        if is_writable {
+            chain.push(Descriptor::writable(addr, size));
+        } else {
+            let (piece, rest) = readable.split_at(len);
+            lane.memory.write(addr, piece);
+            readable = rest;
+            chain.push(Descriptor::readable(addr, size));
+        }
     }
-    if request.writable > 0 {
-        let addr = lane.allocate(request.writable as u64, 64);
-        chain.push(Descriptor::writable(
-            addr,
-            u32::try_from(request.writable).expect("far below 4 GiB"),
-        ));
+    Slot {
+        chain,
+        begun: Instant::now(),
     }
-    Slot { chain }
 }
 
-/// Keeps `depth` requests of `size` bytes in flight for `time`. Answers are counted, not checked: the table does that.
+/// Keeps `depth` times `request` in flight for `time`. Answers are counted, not checked: the table does that.
 ///
 /// # Errors
 /// When a request does not come back, or the process is gone.
 pub fn measure(
     lane: &mut Lane,
-    profile: &dyn Profile,
+    request: &Request,
+    framing: Framing,
     pid: u32,
-    size: usize,
     depth: usize,
     time: Duration,
 ) -> anyhow::Result<Sample> {
-    let slots: Vec<Slot> = (0..depth).map(|_| prepare(lane, profile, size)).collect();
+    let mut slots: Vec<Slot> = (0..depth).map(|_| prepare(lane, request, framing)).collect();
     let mut owner = vec![0; usize::from(lane.queue.size)];
-    for (number, slot) in slots.iter().enumerate() {
-        owner[usize::from(lane.queue.add(&slot.chain, None))] = number;
-    }
+    let mut latencies = Vec::new();
     let cpu = process::cpu_time(pid)?;
     let began = Instant::now();
     let end = began + time;
+    for (number, slot) in slots.iter_mut().enumerate() {
+        slot.begun = began;
+        owner[usize::from(lane.queue.add(&slot.chain, None))] = number;
+    }
     lane.queue.submit();
-    let mut count = 0_u64;
     loop {
         let used = lane.queue.wait_for(depth.div_ceil(2), lane.end())?;
-        let mut returned = Some(used);
-        let more = Instant::now() < end;
+        let now = Instant::now();
+        let (mut returned, more) = (Some(used), now < end);
         while let Some(used) = returned {
-            count += 1;
+            let number = owner[used.id as usize];
+            let slot = &mut slots[number];
+            latencies.push(now - slot.begun);
             if more {
-                let number = owner[used.id as usize];
-                owner[usize::from(lane.queue.add(&slots[number].chain, None))] = number;
+                slot.begun = now;
+                owner[usize::from(lane.queue.add(&slot.chain, None))] = number;
             }
             returned = lane.queue.pop()?;
         }
@@ -87,14 +92,34 @@ pub fn measure(
     }
     let elapsed = began.elapsed();
     let cpu = process::cpu_time(pid)?.saturating_sub(cpu);
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "a measurement is no more precise than that"
-    )]
-    let per_second = count as f64 / elapsed.as_secs_f64();
+    let count = u32::try_from(latencies.len()).unwrap_or(u32::MAX);
     Ok(Sample {
-        per_second,
-        cpu: cpu / u32::try_from(count).unwrap_or(u32::MAX),
-        latency: elapsed / u32::try_from(count).unwrap_or(u32::MAX),
+        per_second: f64::from(count) / elapsed.as_secs_f64(),
+        cpu: cpu / count,
+        p50: quantile(&mut latencies, 50),
+        p99: quantile(&mut latencies, 99),
     })
+}
+
+/// The value that `percent` of `values` do not exceed.
+///
+/// # Panics
+/// When there is none.
+pub fn quantile(values: &mut [Duration], percent: usize) -> Duration {
+    let rank = (values.len() * percent).div_ceil(100).saturating_sub(1);
+    *values.select_nth_unstable(rank).1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quantile;
+    use std::time::Duration;
+
+    #[test]
+    fn quantiles_of_a_hundred() {
+        let mut values: Vec<Duration> = (1..=100).rev().map(Duration::from_nanos).collect();
+        assert_eq!(quantile(&mut values, 50), Duration::from_nanos(50));
+        assert_eq!(quantile(&mut values, 99), Duration::from_nanos(99));
+        assert_eq!(quantile(&mut values[..1], 99), quantile(&mut values[..1], 1));
+    }
 }

@@ -20,7 +20,7 @@ const LOG_LINES: usize = 60;
 
 /// How to start a daemon. In each argument `{socket}` stands for the socket's path, and `{stem}` for the path without
 /// its last character, which is `0`: for daemons that append an index to what they are told. `{storage}` stands for the
-/// file behind the device.
+/// file behind the device, and `{unique}` for a path that no other daemon gets.
 #[derive(Clone, Debug)]
 pub struct Launch {
     /// The program.
@@ -85,7 +85,11 @@ impl Launch {
     /// The arguments without the socket option: what a daemon gets beside `--fd` or an inherited socket.
     #[must_use]
     pub fn without_socket(&self) -> Vec<String> {
-        let mut args = self.args.clone();
+        let mut args: Vec<_> = self
+            .args
+            .iter()
+            .map(|arg| arg.replace("{unique}", &unique(&std::env::temp_dir())))
+            .collect();
         if let Some(at) = args
             .iter()
             .position(|arg| arg.contains("{socket}") || arg.contains("{stem}"))
@@ -110,13 +114,23 @@ impl Launch {
     }
 
     fn arguments(&self, socket: &Path) -> Vec<String> {
+        let folder = socket.parent().unwrap_or(socket);
         let socket = socket.to_string_lossy();
         let stem = &socket[..socket.len() - 1];
         self.args
             .iter()
             .map(|arg| arg.replace("{socket}", &socket).replace("{stem}", stem))
+            .map(|arg| arg.replace("{unique}", &unique(folder)))
             .collect()
     }
+}
+
+/// A path in `folder` that was not given before.
+fn unique(folder: &Path) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("vu-unique-{}-{number}", std::process::id());
+    folder.join(name).display().to_string()
 }
 
 /// A directory that goes away with everything in it.

@@ -4,13 +4,17 @@
 //! Absolute numbers depend on the machine and its mood; the rounds of both daemons alternate, and what is printed for
 //! the record are the ratios of each round's pair. One file per device says what to measure:
 //!
-//! - `rng.rs` under the driver of `vu-testkit`, by `pair.rs`
+//! - `rng.rs`, `gpio.rs` and `i2c.rs` under the driver of `vu-testkit`, by `pair.rs`
 //! - `blk/` under a driver that is not ours, with disks of several kinds
+//! - `cpus.rs` keeps driver and daemons apart
 //! - `report.rs` and `plot.rs` print the ratios and draw them
 
 use anyhow::Result;
 
 mod blk;
+mod cpus;
+mod gpio;
+mod i2c;
 mod pair;
 mod plot;
 mod report;
@@ -26,6 +30,10 @@ pub(crate) struct Args {
 enum Device {
     /// The entropy device beside rust-vmm's
     Rng(pair::Args),
+    /// The GPIO device beside rust-vmm's
+    Gpio(pair::Args),
+    /// The I2C adapter beside rust-vmm's
+    I2c(pair::Args),
     /// The block device beside qemu-storage-daemon
     Blk(blk::Args),
 }
@@ -42,7 +50,9 @@ pub(crate) struct Row {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     match args.device {
-        Device::Rng(args) => pair::run("rng", rng::LOADS, &args),
+        Device::Rng(args) => rng::run(&args),
+        Device::Gpio(args) => gpio::run(&args),
+        Device::I2c(args) => i2c::run(&args),
         Device::Blk(args) => blk::run(&args),
     }
 }

@@ -130,7 +130,32 @@ pub(super) fn print_groups(groups: &[Group]) {
         .filter_map(Row::reached)
         .collect();
     let reached = goals.iter().filter(|reached| **reached).count();
-    println!("\nGoals reached: {reached} of {}.", goals.len());
+    if !goals.is_empty() {
+        println!("\nGoals reached: {reached} of {}.\n", goals.len());
+    }
+}
+
+/// What is not a ratio.
+pub(super) struct Fact {
+    pub(super) title: String,
+    pub(super) ours: String,
+    pub(super) theirs: String,
+    /// Whether the goal is reached, if there is one.
+    pub(super) reached: Option<bool>,
+}
+
+/// A fact per line.
+pub(super) fn print_facts(peer: &str, facts: &[Fact]) {
+    println!("\n| measured | ours | {peer} | goal |");
+    println!("|---|---|---|---|");
+    for fact in facts {
+        let verdict = match fact.reached {
+            None => "",
+            Some(true) => "reached",
+            Some(false) => "**missed**",
+        };
+        println!("| {} | {} | {} | {verdict} |", fact.title, fact.ours, fact.theirs);
+    }
 }
 
 #[cfg(test)]

@@ -1,28 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What to measure of the entropy device.
+//! The entropy device: a key, a page, and more than anybody asks for; and one request at a time, as Linux's hwrng core
+//! does.
 
-use super::pair::Load;
+use anyhow::Result;
+use vu_testkit::chains::Request;
 
-/// A key, a page, and more than anybody asks for; and one request at a time, as Linux's hwrng core does.
-pub(super) const LOADS: &[Load] = &[
+use super::pair::{Args, Load, Pair};
+use super::report;
+
+/// `bytes` of entropy, `depth` times at once.
+const fn load(title: &'static str, request: fn() -> Request, depth: usize) -> Load {
     Load {
-        size: 64,
-        depth: None,
-    },
-    Load {
-        size: 4 << 10,
-        depth: None,
-    },
-    Load {
-        size: 64 << 10,
-        depth: None,
-    },
-    Load {
-        size: 64,
-        depth: Some(1),
-    },
-    Load {
-        size: 4 << 10,
-        depth: Some(1),
-    },
+        title,
+        request,
+        depth,
+        goal: None,
+    }
+}
+
+fn bytes(writable: usize) -> Request {
+    Request {
+        readable: Vec::new(),
+        writable,
+    }
+}
+
+const LOADS: &[Load] = &[
+    load("64 B", || bytes(64), 64),
+    load("4 KiB", || bytes(4 << 10), 64),
+    load("64 KiB", || bytes(64 << 10), 64),
+    load("64 B", || bytes(64), 1),
+    load("4 KiB", || bytes(4 << 10), 1),
 ];
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let mut pair = Pair::start("rng", args.launches("rng")?, args)?;
+    let groups = LOADS
+        .iter()
+        .map(|load| pair.load(load))
+        .collect::<Result<Vec<_>>>()?;
+    let rows = [pair.start_up()?, pair.memory()?];
+    let idle = pair.idle()?;
+    report::print_groups(&groups);
+    report::print(pair.peer(), &rows);
+    report::print_facts(pair.peer(), &[idle]);
+    Ok(())
+}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The host side: chips whose lines the guest gets.
 
+pub mod linux;
 pub mod sim;
 
 use std::io;
@@ -35,19 +36,30 @@ pub trait Chip: Send {
     /// The names of the lines, in order; empty where a line has none.
     fn names(&self) -> Vec<String>;
 
-    /// Which way a line goes now; `None` if nobody uses it.
+    /// Whether the guest may drive a line.
+    ///
+    /// # Errors
+    /// It may only be read.
+    fn may_drive(&self, _line: Line) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Which way a line goes now, whoever uses it; it is not taken for that.
     ///
     /// # Errors
     /// What the host refused.
-    fn direction(&mut self, line: Line) -> io::Result<Option<Direction>>;
+    fn direction(&mut self, line: Line) -> io::Result<Direction>;
 
-    /// Takes a line as an input or as an output that starts at `level`, or releases it.
+    /// Takes a line as an input, or as an output that starts at `level`.
     ///
     /// # Errors
-    /// What the host refused; the line is as before.
-    fn set_direction(&mut self, line: Line, direction: Option<Direction>, level: bool) -> io::Result<()>;
+    /// What the host refused; the line is as before, or released.
+    fn set_direction(&mut self, line: Line, direction: Direction, level: bool) -> io::Result<()>;
 
-    /// The level of a line.
+    /// Releases a line, if it was taken; its edges are reported no longer.
+    fn release(&mut self, line: Line);
+
+    /// The level of a line. One that nobody uses is taken as it is: it keeps its direction and its level.
     ///
     /// # Errors
     /// What the host refused.

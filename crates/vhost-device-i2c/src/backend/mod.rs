@@ -1,8 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The host side: buses whose devices the guest may talk to.
 
+mod address;
+pub mod linux;
+pub mod sim;
+
 use std::fmt;
 use std::io;
+use std::time::Duration;
+
+pub use address::NoAddress;
+
+use crate::args::BusPlace;
 
 /// The address of a device on a bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,4 +77,15 @@ pub trait Bus: Send {
     /// # Errors
     /// The first message that failed, and why.
     fn transfer(&mut self, messages: &mut [Message]) -> Result<(), Failure>;
+}
+
+/// Opens the bus at `place`. One of the host gives a transfer up after `timeout`, if its driver keeps to that.
+///
+/// # Errors
+/// There is no such bus, or the host refused.
+pub fn open(place: &BusPlace, timeout: Duration) -> anyhow::Result<Box<dyn Bus>> {
+    match place {
+        BusPlace::Host(name) => linux::open(name, timeout),
+        BusPlace::Sim(devices) => sim::open(devices),
+    }
 }

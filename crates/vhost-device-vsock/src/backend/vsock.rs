@@ -8,9 +8,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, bind, connect, listen, socket,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, bind, connect, listen, socket};
 use rustix::net::{SocketFlags, accept_with};
 
 use super::{Arrival, Connect, Host};
@@ -19,7 +17,7 @@ use crate::request::Kind;
 /// Any context id of the host.
 const ANY: u32 = u32::MAX;
 /// Connections that may wait to be accepted.
-const BACKLOG: i32 = 1024;
+const BACKLOG: usize = 1024;
 
 /// The host's `AF_VSOCK`.
 pub struct Vsock {
@@ -55,7 +53,7 @@ impl Listener {
         let kind = Kind::Stream;
         let fd = open(kind)?;
         bind(fd.as_raw_fd(), &VsockAddr::new(ANY, port))?;
-        listen(&fd, Backlog::new(BACKLOG)?)?;
+        listen(&fd, BACKLOG)?;
         Ok(Self { fd, port, kind })
     }
 }

@@ -257,11 +257,11 @@ pub(super) fn a_killed_daemon_loses_and_repeats_nothing(cx: &mut Cx) -> Result<(
 /// With a slow device requests are certainly in flight at the crash.
 pub(super) fn a_killed_slow_daemon_resumes_what_it_held(cx: &mut Cx) -> Result<()> {
     let profile = cx.profile.clone();
-    let Some(args) = profile.slow_args(cx.daemon()?.launch()) else {
+    let fast = cx.daemon()?.launch().clone();
+    let Some(slow) = profile.slow(&fast) else {
         return super::context::skip("the device has no way to be slow");
     };
-    let fast = cx.daemon()?.launch().clone();
-    cx.respawn(args)?;
+    cx.respawn_as(&slow)?;
     let mut guest = tracked_guest(cx, 64)?;
     let lane = guest.lane();
     let batch: Vec<_> = (0..16).map(|_| lane.place_next(&*profile, 64)).collect();

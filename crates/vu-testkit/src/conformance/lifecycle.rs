@@ -6,7 +6,6 @@ use std::time::Instant;
 use anyhow::{Context as _, ensure};
 
 use super::context::{Cx, Result, skip};
-use crate::chains::{Framing, Placement};
 use crate::driver::Queue;
 use crate::frontend::wire::{feature, protocol, request, u32s};
 use crate::frontend::{Error, FrontEnd};
@@ -60,10 +59,10 @@ pub(super) fn stopping_drains_and_restarting_continues(cx: &mut Cx) -> Result<()
 
 pub(super) fn stopping_with_requests_in_flight_is_prompt(cx: &mut Cx) -> Result<()> {
     let profile = cx.profile.clone();
-    let Some(args) = profile.slow_args(cx.daemon()?.launch()) else {
+    let Some(slow) = profile.slow(cx.daemon()?.launch()) else {
         return skip("the device has no way to be slow");
     };
-    cx.respawn(args)?;
+    cx.respawn_as(&slow)?;
     let mut guest = cx.usual_guest()?;
     let lane = guest.lane();
     for _ in 0..16 {
@@ -341,34 +340,4 @@ pub(super) fn a_first_message_that_does_not_negotiate_ends_the_connection(cx: &m
     );
     drop(front);
     cx.still_serves()
-}
-
-pub(super) fn parked_buffers_come_back_at_a_stop(cx: &mut Cx) -> Result<()> {
-    let profile = cx.profile.clone();
-    let Some(&queue) = profile.parked().first() else {
-        return skip("the device keeps no buffers");
-    };
-    let mut guest = cx.usual_guest()?;
-    let lane = &mut guest.lanes[usize::from(queue)];
-    for _ in 0..8 {
-        let event = crate::chains::Request {
-            readable: Vec::new(),
-            writable: 64,
-        };
-        lane.place(event, Framing::Whole, Placement::Direct);
-    }
-    lane.queue.submit();
-    for _ in 0..20 {
-        guest
-            .lane()
-            .round_trip(&*profile, 64)
-            .context("while another queue's buffers are parked")?;
-    }
-    let base = guest.front.get_vring_base(u32::from(queue))?;
-    let used = guest.lanes[usize::from(queue)].queue.used_index();
-    ensure!(
-        base == u32::from(used),
-        "GET_VRING_BASE says {base}, the used ring stands at {used}"
-    );
-    Ok(())
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use anyhow::{Context as _, ensure};
 
 use super::context::{Cx, Result, skip};
-use crate::chains::{Framing, Placement};
+use crate::chains::Placement;
 use crate::frontend::wire::{feature, protocol};
 use crate::guest::{ADJACENT, ADJACENT_SIZE, Guest, Options};
 use crate::memory::{Mapping, PAGE};
@@ -74,7 +74,7 @@ pub(super) fn each_written_page_is_marked(cx: &mut Cx) -> Result<()> {
         let request = lane.next_request(&*profile, 0x2800);
         let len = request.writable as u64;
         let mut before = vec![0; 0x8000];
-        let pending = lane.place(request, Framing::Whole, Placement::Direct);
+        let pending = lane.place(request, lane.framing(&*profile), Placement::Direct);
         lane.memory.read(start & !0xfff, &mut before);
         lane.queue.submit();
         let used = lane.queue.wait(lane.end())?;

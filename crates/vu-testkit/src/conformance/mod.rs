@@ -24,6 +24,7 @@ mod lifecycle;
 mod limits;
 mod manners;
 mod migration;
+mod parked;
 mod queues;
 mod regions;
 mod rings;

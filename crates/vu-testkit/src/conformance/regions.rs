@@ -5,7 +5,7 @@ use anyhow::{Context as _, ensure};
 
 use super::context::{Cx, Result, refused};
 use super::lifecycle::under_load;
-use crate::chains::{Framing, Placement};
+use crate::chains::Placement;
 use crate::frontend::wire::protocol;
 use crate::guest::{ADJACENT, Options, USUAL_PROTOCOL, default_layout};
 use crate::memory::{GuestMemory, RegionSpec};
@@ -21,7 +21,7 @@ pub(super) fn buffers_may_straddle_adjacent_regions(cx: &mut Cx) -> Result<()> {
         let lane = guest.lane();
         let request = lane.next_request(&*profile, 2048);
         lane.use_buffers(ADJACENT - before, 0x8000);
-        let result = lane.round_trip_of(&*profile, request, Framing::Whole, Placement::Direct);
+        let result = lane.round_trip_of(&*profile, request, lane.framing(&*profile), Placement::Direct);
         result.with_context(|| format!("a buffer with {before} bytes before the seam"))?;
     }
     Ok(())
@@ -135,7 +135,7 @@ pub(super) fn memory_in_use_may_be_removed(cx: &mut Cx) -> Result<()> {
         guest.front.add_mem_reg(&region)?;
         let lane = guest.lane();
         lane.use_buffers(EXTRA, 1 << 20);
-        for _ in 0..32 {
+        for _ in 0..20 {
             lane.place_next(&*profile, 16 << 10);
         }
         lane.queue.submit();

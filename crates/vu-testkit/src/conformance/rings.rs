@@ -123,7 +123,7 @@ fn framings(cx: &Cx, placement: Placement) -> Result<()> {
     })?;
     let size = 48;
     // Requests of a device need not be equally long.
-    let requests = (0..8).map(|_| guest.lane().next_request(&*profile, size));
+    let requests = (1..=16).map(|number| profile.request(number, size));
     let lengths = requests.map(|request| request.readable.len() + request.writable);
     let total = lengths.max().unwrap_or(0);
     let splits = (1..total).map(Framing::SplitAt);

@@ -74,7 +74,6 @@ macro_rules! conformance_table {
                 Spec a_ring_may_move;
                 Spec reset_device_gives_a_fresh_device;
                 Spec reset_owner_keeps_the_connection;
-                Spec parked_buffers_come_back_at_a_stop;
                 Robust features_sent_again_under_load_lose_nothing;
                 Robust nothing_is_served_after_hanging_up;
                 Robust hanging_up_with_requests_in_flight_is_harmless;
@@ -84,6 +83,13 @@ macro_rules! conformance_table {
                 House stopping_with_requests_in_flight_is_prompt;
                 House enabling_serves_what_waits_without_a_kick;
                 House a_first_message_that_does_not_negotiate_ends_the_connection;
+            }
+            parked {
+                Spec buffers_stay_until_they_are_released;
+                Spec a_stopped_queue_gives_its_buffers_back;
+                Spec a_reset_device_forgets_them;
+                Spec a_killed_daemon_loses_and_repeats_none;
+                Robust hanging_up_with_parked_buffers_is_harmless;
             }
             regions {
                 Spec buffers_may_straddle_adjacent_regions;

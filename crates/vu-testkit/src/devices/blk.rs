@@ -298,8 +298,8 @@ impl Profile for Blk {
         Ok(())
     }
 
-    fn slow_args(&self, launch: &Launch) -> Option<&'static [&'static str]> {
-        is_ours(launch).then_some(&["--rate-iops", "1"])
+    fn slow(&self, launch: &Launch) -> Option<Launch> {
+        is_ours(launch).then(|| launch.with(&["--rate-iops", "1"]))
     }
 
     /// Grows the disk, and has the daemon look at it.

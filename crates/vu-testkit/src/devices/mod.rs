@@ -5,18 +5,35 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::chains::Request;
+use crate::chains::{Framing, Request};
 use crate::spawn::{Daemon, Launch};
 
 pub mod blk;
+pub mod gpio;
+pub mod i2c;
 mod rng;
+pub mod vsock;
 
 pub use blk::{Blk, blk};
+pub use gpio::{Gpio, gpio};
+pub use i2c::{I2c, i2c};
 pub use rng::{Rng, rng};
+pub use vsock::{Vsock, vsock};
+
+/// How a driver leaves buffers with the device until something happens.
+#[derive(Clone, Debug)]
+pub struct Parking {
+    /// The queue that takes them.
+    pub queue: u16,
+    /// Requests that come first, so that the device keeps the buffers; they may be made again.
+    pub prepare: Vec<Request>,
+    /// The buffers.
+    pub buffers: Vec<Request>,
+    /// Requests after which the device has given all of them back.
+    pub release: Vec<Request>,
+}
 
 /// A device seen from the driver: how to ask it something, and how to check what it answers.
-///
-/// A device with event queues names the queues whose buffers stay with it in [`Profile::parked`].
 pub trait Profile: fmt::Debug + Send + Sync {
     /// Short name, as in `vhost-device-<name>`.
     fn name(&self) -> &'static str;
@@ -42,9 +59,14 @@ pub trait Profile: fmt::Debug + Send + Sync {
         true
     }
 
-    /// Queues whose (writable) buffers the device keeps until something happens.
-    fn parked(&self) -> &'static [u16] {
-        &[]
+    /// How the usual driver cuts its requests where the ring has room for that; no device may rely on it.
+    fn framing(&self) -> Framing {
+        Framing::Whole
+    }
+
+    /// The buffers that the device keeps until something happens, where it has a queue of events.
+    fn parking(&self) -> Option<Parking> {
+        None
     }
 
     /// Device feature bits that the driver wants, of those offered.
@@ -73,8 +95,8 @@ pub trait Profile: fmt::Debug + Send + Sync {
     /// What is wrong with the answer.
     fn check(&self, request: &Request, used: u32, answer: &[u8]) -> Result<(), String>;
 
-    /// Arguments that make the daemon so slow that requests stay in flight, if it has such.
-    fn slow_args(&self, _launch: &Launch) -> Option<&'static [&'static str]> {
+    /// How to start the daemon so slow that requests stay in flight, if it can be.
+    fn slow(&self, _launch: &Launch) -> Option<Launch> {
         None
     }
 
@@ -97,10 +119,13 @@ pub const FILL: u8 = 0xa5;
 pub fn by_name(name: &str) -> Option<Box<dyn Profile>> {
     match name {
         "blk" => Some(Box::new(blk())),
+        "gpio" => Some(Box::new(gpio())),
+        "i2c" => Some(Box::new(i2c())),
         "rng" => Some(Box::new(rng())),
+        "vsock" => Some(Box::new(vsock())),
         _ => None,
     }
 }
 
 /// The names that [`by_name`] knows.
-pub const NAMES: &[&str] = &["blk", "rng"];
+pub const NAMES: &[&str] = &["blk", "gpio", "i2c", "rng", "vsock"];

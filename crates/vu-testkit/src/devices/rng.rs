@@ -64,8 +64,8 @@ impl Profile for Rng {
         Ok(())
     }
 
-    fn slow_args(&self, _launch: &Launch) -> Option<&'static [&'static str]> {
-        Some(&["--max-bytes", "64", "--period", "60000"])
+    fn slow(&self, launch: &Launch) -> Option<Launch> {
+        Some(launch.with(&["--max-bytes", "64", "--period", "60000"]))
     }
 
     fn memory_limit(&self) -> u64 {

@@ -288,7 +288,7 @@ pub(crate) fn descriptors_change_while_they_are_read(cx: &mut Cx) -> Result<()> 
     let mut count = 0;
     while result.is_ok() && count < 20_000 {
         let lane = guest.lane();
-        for _ in 0..32 {
+        for _ in 0..20 {
             lane.place_next(&*profile, 64);
             count += 1;
         }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, VsockAddr, bind, connect, listen, recv,
-    send, shutdown, socket,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, VsockAddr, bind, connect, listen, recv, send,
+    shutdown, socket,
 };
 use serde_json::{Value, json};
 
@@ -118,7 +118,7 @@ fn echo(options: &Options) -> anyhow::Result<Value> {
     let listener = open(options)?;
     let port = options.get("port", 1234)?;
     bind(listener.as_raw_fd(), &VsockAddr::new(ANY, port)).context("bind")?;
-    listen(&listener, Backlog::new(128)?).context("listen")?;
+    listen(&listener, 1024).context("listen")?;
     crate::report::event("listening", json!({ "port": port }));
     let mut threads = Vec::new();
     for _ in 0..count {

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
-use vu_testkit::spawn::{Daemon, Launch};
+use vu_testkit::spawn::Daemon;
 
 use super::disk::Disk;
 use super::{Args, Load};
+use crate::bench::cpus;
 use crate::bench::report::median;
 use crate::util;
 
@@ -91,10 +91,14 @@ impl<'a> Turns<'a> {
         disk: &Disk,
         queues: usize,
     ) -> Result<Self> {
-        let (cpus, theirs) = split(queues)?;
-        let mut daemons = vec![("ours", spawn(&disk.ours(ours, queues, &args.options), &theirs)?)];
+        let (cpus, theirs) = cpus::split(queues)?;
+        ensure!(cpus != theirs, "driver and daemon need a CPU each");
+        let mut daemons = vec![(
+            "ours",
+            cpus::spawn(&disk.ours(ours, queues, &args.options), &theirs)?,
+        )];
         for (name, launch) in disk.peers(queues)? {
-            daemons.push((name, spawn(&launch, &theirs)?));
+            daemons.push((name, cpus::spawn(&launch, &theirs)?));
         }
         let what = format!(
             "{}, {queues} queue(s); driver on CPU {cpus:?}, daemons on {theirs:?}",
@@ -161,25 +165,4 @@ impl<'a> Turns<'a> {
         let log = || daemon.log().tail().join("\n");
         Sample::parse(&util::capture(&mut command).with_context(log)?)
     }
-}
-
-/// CPUs for the driver and for the daemons: from the lower and the upper half of those that we may use, one per queue.
-fn split(queues: usize) -> Result<(Vec<usize>, Vec<usize>)> {
-    let allowed = sched_getaffinity(None).context("the CPUs that we may use")?;
-    let all: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
-    ensure!(all.len() >= 2, "driver and daemon need a CPU each");
-    let (lower, upper) = all.split_at(all.len() / 2);
-    let take = |half: &[usize]| half.iter().copied().take(queues).collect();
-    Ok((take(lower), take(upper)))
-}
-
-/// Starts a daemon on these CPUs: it inherits them from us.
-fn spawn(launch: &Launch, cpus: &[usize]) -> Result<Daemon> {
-    let before = sched_getaffinity(None).context("the CPUs that we may use")?;
-    let mut set = CpuSet::new();
-    cpus.iter().for_each(|&cpu| set.set(cpu));
-    sched_setaffinity(None, &set).with_context(|| format!("cannot run on the CPUs {cpus:?}"))?;
-    let daemon = Daemon::spawn(launch);
-    sched_setaffinity(None, &before).context("back to all CPUs")?;
-    daemon
 }

@@ -175,17 +175,26 @@ impl Chip for SimChip {
             .collect()
     }
 
-    fn direction(&mut self, line: Line) -> io::Result<Option<Direction>> {
-        self.with(line, |line| line.direction.or(Some(Direction::In)))
+    fn direction(&mut self, line: Line) -> io::Result<Direction> {
+        self.with(line, |line| line.direction.unwrap_or(Direction::In))
     }
 
-    fn set_direction(&mut self, line: Line, direction: Option<Direction>, level: bool) -> io::Result<()> {
+    fn set_direction(&mut self, line: Line, direction: Direction, level: bool) -> io::Result<()> {
         self.with(line, |line| {
-            if direction == Some(Direction::Out) {
+            if direction == Direction::Out {
                 line.output = level;
             }
-            line.direction = direction;
+            line.direction = Some(direction);
         })
+    }
+
+    fn release(&mut self, line: Line) {
+        self.0.change(|state| {
+            state.edges.retain(|edge| edge.line != line);
+            if let Some(line) = state.lines.get_mut(line.index()) {
+                (line.direction, line.watched) = (None, None);
+            }
+        });
     }
 
     fn value(&mut self, line: Line) -> io::Result<bool> {
