@@ -114,7 +114,11 @@ impl Launch {
     }
 
     fn arguments(&self, socket: &Path) -> Vec<String> {
-        let folder = socket.parent().unwrap_or(socket);
+        let temporary = std::env::temp_dir();
+        let folder = socket
+            .parent()
+            .filter(|folder| folder.is_dir())
+            .unwrap_or(&temporary);
         let socket = socket.to_string_lossy();
         let stem = &socket[..socket.len() - 1];
         self.args
