@@ -192,14 +192,6 @@ impl Worker for I2cWorker {
     // time is over. To give it back would be to do it twice.
 }
 
-impl Drop for I2cWorker {
-    fn drop(&mut self) {
-        if let (Some(_), Port::Thread(thread)) = (self.waiting, &self.adapter.port) {
-            thread.give_up();
-        }
-    }
-}
-
 impl I2cWorker {
     /// Gathers what is there of the next group, and answers all that is not to reach the bus. False if nothing is left.
     fn gather(&mut self, cx: &mut Cx<'_>, q: usize) -> bool {
