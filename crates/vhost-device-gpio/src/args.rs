@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The options of `vhost-device-gpio`.
 
-use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use vu_common::CommonArgs;
 
-use crate::backend::sim::{self, Board};
-use crate::backend::{Chip, linux};
+use crate::backend::{Chip, linux, sim};
 use crate::device::OnDisconnect;
 
 /// Serves GPIO lines to virtual machines over vhost-user.
@@ -36,9 +34,11 @@ pub struct GpioArgs {
     #[arg(long, value_enum, default_value_t)]
     pub uapi: linux::Version,
 
-    /// Control the simulated chips by text on a Unix socket at PATH, one for each of them
+    /// Take commands for a simulated chip at a Unix socket, or from standard input if PATH is `-`
     ///
-    /// Commands are `set LINE 0|1`, `toggle LINE`, `get LINE` and `lines`; LINE is a number or a name.
+    /// The sockets go to the simulated chips in their order. Commands are lines of text: `set LINE 0|1`,
+    /// `toggle LINE`, `get LINE`, `lines`, and `watch`, after which each change is told as `LINE LEVEL`. LINE is a
+    /// number or a name.
     #[arg(long, value_name = "PATH")]
     pub sim_socket: Vec<PathBuf>,
 
@@ -84,30 +84,120 @@ impl GpioArgs {
     /// # Errors
     /// What cannot be opened, with its name.
     pub fn chips(&self) -> anyhow::Result<Vec<Box<dyn Chip>>> {
-        let host = |source: &ChipSource| match source {
-            ChipSource::Host(text) => Some(text.clone()),
+        let (chips, sockets) = (self.chips.len(), self.common.sockets());
+        // Before a line is taken or a path is bound.
+        ensure!(
+            chips == sockets,
+            "{chips} --chip for {sockets} socket(s): each needs one of the other"
+        );
+        let of_host = self.chips.iter().filter_map(|source| match source {
+            ChipSource::Host(text) => Some(text.as_str()),
             _ => None,
-        };
-        let texts: Vec<String> = self.chips.iter().filter_map(host).collect();
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let mut host = linux::open(&texts, self.uapi)?.into_iter();
-        let mut control = self.sim_socket.iter();
+        });
+        let mut host = linux::open(&of_host.collect::<Vec<_>>(), self.uapi)?.into_iter();
+        let mut control = self.sim_socket.iter().map(PathBuf::as_path);
         let mut chips = Vec::new();
         for source in &self.chips {
-            let wiring = match source {
-                ChipSource::Host(_) => {
-                    chips.extend(host.next());
-                    continue;
-                }
-                ChipSource::SimLines(count) => sim::plain(*count)?,
-                ChipSource::SimBoard(path) => sim::load(path)?,
-            };
-            let board = Board::new(wiring)?;
-            let listen =
-                |path: &PathBuf| UnixListener::bind(path).with_context(|| path.display().to_string());
-            board.live(control.next().map(listen).transpose()?)?;
-            chips.push(board.chip());
+            match source {
+                ChipSource::Host(_) => chips.extend(host.next()),
+                ChipSource::SimLines(count) => chips.push(simulated(sim::plain(*count)?, control.next())?),
+                ChipSource::SimBoard(path) => chips.push(simulated(sim::load(path)?, control.next())?),
+            }
         }
-        Ok(chips)
+        match control.next() {
+            None => Ok(chips),
+            Some(path) => bail!(
+                "{}: there is no simulated chip for this --sim-socket",
+                path.display()
+            ),
+        }
+    }
+}
+
+fn simulated(wiring: Vec<sim::Wiring>, control: Option<&Path>) -> anyhow::Result<Box<dyn Chip>> {
+    let what = || control.map_or("a simulated chip".into(), |path| path.display().to_string());
+    sim::open(wiring, control).with_context(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::{ChipSource, GpioArgs};
+
+    fn parse(options: &[&str]) -> GpioArgs {
+        GpioArgs::try_parse_from([&["vhost-device-gpio"], options].concat()).unwrap()
+    }
+
+    fn refused(options: &[&str]) -> String {
+        let error = parse(options).chips().map(drop).unwrap_err();
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn the_option_table_is_consistent_and_the_help_tells_all_of_it() {
+        GpioArgs::command().debug_assert();
+        let help = GpioArgs::command().render_long_help().to_string();
+        for argument in GpioArgs::command().get_arguments() {
+            let long = argument.get_long().unwrap();
+            assert!(help.contains(&format!("--{long}")), "{long}");
+            assert!(argument.get_help().is_some(), "{long}");
+        }
+    }
+
+    #[test]
+    fn a_chip_is_simulated_or_the_hosts() {
+        let args = parse(&[
+            "-s=/s",
+            "-c=sim:8",
+            "--chip",
+            "sim:b.toml",
+            "--chip=gpiochip0:0-3,led/ro",
+        ]);
+        assert_eq!(
+            args.chips,
+            [
+                ChipSource::SimLines(8),
+                ChipSource::SimBoard("b.toml".into()),
+                ChipSource::Host("gpiochip0:0-3,led/ro".into()),
+            ]
+        );
+    }
+
+    #[test]
+    fn each_chip_needs_a_socket_and_each_socket_a_chip() {
+        let one = refused(&["-s=/a", "--chip=sim:1", "--chip=sim:2"]);
+        assert_eq!(one, "2 --chip for 1 socket(s): each needs one of the other");
+        let two = refused(&["-s=/a", "-s=/b", "--chip=sim:1"]);
+        assert_eq!(two, "1 --chip for 2 socket(s): each needs one of the other");
+    }
+
+    #[test]
+    fn a_control_socket_needs_a_simulated_chip() {
+        let error = refused(&[
+            "-s=/a",
+            "--chip=sim:1",
+            "--sim-socket=/nowhere/a",
+            "--sim-socket=/nowhere/b",
+        ]);
+        assert_eq!(error, "/nowhere/a: No such file or directory (os error 2)");
+        let dir = std::env::temp_dir().join(format!("vu-gpio-args-{}", std::process::id()));
+        let first = format!("--sim-socket={}", dir.display());
+        let error = refused(&["-s=/a", "--chip=sim:1", &first, "--sim-socket=/nowhere/b"]);
+        assert_eq!(
+            error,
+            "/nowhere/b: there is no simulated chip for this --sim-socket"
+        );
+        assert!(!dir.exists(), "the socket that was bound before is gone");
+    }
+
+    #[test]
+    fn a_simulated_chip_has_lines() {
+        assert_eq!(
+            refused(&["-s=/a", "--chip=sim:0"]),
+            "a simulated chip has 1 to 1024 lines"
+        );
+        let error = refused(&["-s=/a", "--chip=sim:/nowhere"]);
+        assert_eq!(error, "/nowhere: No such file or directory (os error 2)");
     }
 }

@@ -21,8 +21,8 @@ enum Slot {
     /// It waits for the thread.
     Asked(Vec<Message>, Waker),
     /// It is on the bus.
-    Busy { given_up: bool },
-    /// It waits to be collected.
+    Busy,
+    /// It waits to be collected, or was given up.
     Done(Outcome),
     /// There will be none any more.
     Closed,
@@ -42,7 +42,7 @@ impl Shared {
     fn next(&self) -> Option<(Vec<Message>, Waker)> {
         let mut slot = self.slot();
         loop {
-            match std::mem::replace(&mut *slot, Slot::Busy { given_up: false }) {
+            match std::mem::replace(&mut *slot, Slot::Busy) {
                 Slot::Asked(messages, waker) => return Some((messages, waker)),
                 Slot::Closed => return None,
                 other => *slot = other,
@@ -53,11 +53,9 @@ impl Shared {
 
     fn finish(&self, outcome: Outcome) {
         let mut slot = self.slot();
-        match &*slot {
-            Slot::Busy { given_up: true } => *slot = Slot::Idle,
-            Slot::Busy { given_up: false } => *slot = Slot::Done(outcome),
-            // Closed meanwhile.
-            _ => {}
+        // Else it was closed meanwhile.
+        if matches!(*slot, Slot::Busy) {
+            *slot = Slot::Done(outcome);
         }
     }
 }
@@ -94,7 +92,8 @@ impl BusThread {
     /// The messages, unsent, when the bus is still busy with a transfer that was given up.
     pub(crate) fn start(&self, messages: Vec<Message>, waker: Waker) -> Result<(), Vec<Message>> {
         let mut slot = self.0.slot();
-        if !matches!(*slot, Slot::Idle) {
+        // A transfer that is done now was given up: its worker would have collected it.
+        if !matches!(*slot, Slot::Idle | Slot::Done(_)) {
             return Err(messages);
         }
         *slot = Slot::Asked(messages, waker);
@@ -115,13 +114,11 @@ impl BusThread {
         }
     }
 
-    /// Forgets the transfer that was started. One that has not reached the bus never will.
+    /// Takes back a transfer that has not reached the bus, when nobody is going to collect it.
     pub(crate) fn give_up(&self) {
         let mut slot = self.0.slot();
-        match &mut *slot {
-            Slot::Busy { given_up } => *given_up = true,
-            Slot::Asked(..) | Slot::Done(_) => *slot = Slot::Idle,
-            Slot::Idle | Slot::Closed => {}
+        if matches!(*slot, Slot::Asked(..)) {
+            *slot = Slot::Idle;
         }
     }
 }

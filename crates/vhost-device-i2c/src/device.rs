@@ -65,6 +65,16 @@ pub struct Limits {
     pub max_message: usize,
 }
 
+impl Limits {
+    /// How long a transfer of so many messages, and of so many bytes in them, may take.
+    fn patience(&self, messages: usize, bytes: usize) -> Duration {
+        // An address is a byte, too.
+        let bytes = u32::try_from(bytes.saturating_add(messages)).unwrap_or(u32::MAX);
+        let on_the_wire = BYTE_TIME.saturating_mul(bytes);
+        self.timeout.saturating_add(on_the_wire).min(MAX_WAIT)
+    }
+}
+
 /// An I2C adapter, as one guest sees it.
 pub struct I2c(Arc<Adapter>);
 
@@ -192,14 +202,6 @@ impl Worker for I2cWorker {
     // time is over. To give it back would be to do it twice.
 }
 
-impl Drop for I2cWorker {
-    fn drop(&mut self) {
-        if let (Some(_), Port::Thread(thread)) = (self.waiting, &self.adapter.port) {
-            thread.give_up();
-        }
-    }
-}
-
 impl I2cWorker {
     /// Gathers what is there of the next group, and answers all that is not to reach the bus. False if nothing is left.
     fn gather(&mut self, cx: &mut Cx<'_>, q: usize) -> bool {
@@ -268,7 +270,7 @@ impl I2cWorker {
                 self.settle(result);
             }
             Port::Thread(thread) => {
-                let patience = self.patience();
+                let patience = self.adapter.limits.patience(self.group.len(), self.group.bytes());
                 match thread.start(std::mem::take(&mut self.group.messages), cx.waker()) {
                     Ok(()) => self.waiting = Some(cx.timer(patience)),
                     Err(messages) => {
@@ -279,17 +281,6 @@ impl I2cWorker {
                 }
             }
         }
-    }
-
-    /// How long the group may take.
-    fn patience(&self) -> Duration {
-        let bytes = self.group.bytes().saturating_add(self.group.len());
-        let on_the_wire = BYTE_TIME.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
-        self.adapter
-            .limits
-            .timeout
-            .saturating_add(on_the_wire)
-            .min(MAX_WAIT)
     }
 
     /// Answers the group by how its transfer ended.
@@ -307,5 +298,25 @@ impl I2cWorker {
             }
         };
         self.fail_next = self.group.answer(done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Limits, MAX_GROUP, MAX_WAIT};
+    use std::time::Duration;
+
+    #[test]
+    fn long_transfers_get_the_time_that_they_need_but_not_for_ever() {
+        let limits = Limits {
+            timeout: Duration::from_secs(1),
+            max_message: 8192,
+        };
+        assert_eq!(limits.patience(1, 0), Duration::from_micros(1_000_090));
+        // A page of 8 KiB at 100 kHz takes three quarters of a second.
+        let page = limits.patience(1, 8192) - limits.timeout;
+        assert!((700..800).contains(&page.as_millis()), "{page:?}");
+        assert_eq!(limits.patience(MAX_GROUP, MAX_GROUP * 8192), MAX_WAIT);
+        assert_eq!(limits.patience(usize::MAX, usize::MAX), MAX_WAIT);
     }
 }

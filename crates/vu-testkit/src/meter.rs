@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::chains::{Descriptor, Framing, Request};
+use crate::chains::{Descriptor, Framing, Request, WRITE};
 use crate::guest::Lane;
 use crate::process;
 
@@ -19,6 +19,9 @@ pub struct Sample {
     /// The same for 99 of 100 requests.
     pub p99: Duration,
 }
+
+/// A back end is measured even if its used lengths are wrong: that is another test.
+const ANY_LENGTH: Option<u64> = Some(u64::MAX);
 
 /// One prepared request, offered again and again.
 struct Slot {
@@ -47,6 +50,24 @@ fn prepare(lane: &mut Lane, request: &Request, framing: Framing) -> Slot {
     }
 }
 
+/// One request by interrupt; all device-writable bytes of it afterwards.
+///
+/// # Errors
+/// When it does not come back.
+pub fn ask(lane: &mut Lane, request: &Request, framing: Framing) -> anyhow::Result<Vec<u8>> {
+    let chain = prepare(lane, request, framing).chain;
+    lane.queue.add(&chain, ANY_LENGTH);
+    lane.queue.submit();
+    lane.queue.wait(lane.end())?;
+    let mut answer = Vec::new();
+    for descriptor in chain.iter().filter(|descriptor| descriptor.flags & WRITE != 0) {
+        let mut bytes = vec![0; descriptor.len as usize];
+        lane.memory.read(descriptor.addr, &mut bytes);
+        answer.extend(bytes);
+    }
+    Ok(answer)
+}
+
 /// Keeps `depth` times `request` in flight for `time`. Answers are counted, not checked: the table does that.
 ///
 /// # Errors
@@ -67,7 +88,7 @@ pub fn measure(
     let end = began + time;
     for (number, slot) in slots.iter_mut().enumerate() {
         slot.begun = began;
-        owner[usize::from(lane.queue.add(&slot.chain, None))] = number;
+        owner[usize::from(lane.queue.add(&slot.chain, ANY_LENGTH))] = number;
     }
     lane.queue.submit();
     loop {
@@ -80,7 +101,7 @@ pub fn measure(
             latencies.push(now - slot.begun);
             if more {
                 slot.begun = now;
-                owner[usize::from(lane.queue.add(&slot.chain, None))] = number;
+                owner[usize::from(lane.queue.add(&slot.chain, ANY_LENGTH))] = number;
             }
             returned = lane.queue.pop()?;
         }

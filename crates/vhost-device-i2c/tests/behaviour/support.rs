@@ -80,7 +80,8 @@ pub(crate) fn statuses(lane: &mut Lane, requests: &[Request]) -> Vec<u8> {
 pub(crate) const OK: u8 = status::OK;
 pub(crate) const ERR: u8 = status::ERR;
 
-/// A message as the bus saw it: whom it was for, which way, how many bytes, and those that were written.
+/// A message as the bus saw it: whom it was for, which way, how many bytes, and those that were written. A buffer for a
+/// read has none: it comes zeroed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) address: Address,
@@ -177,7 +178,7 @@ impl Bus for Recorder {
         let mut result = Ok(());
         for (done, message) in messages.iter_mut().enumerate() {
             let written = match message.direction {
-                Direction::Read => Vec::new(),
+                Direction::Read => message.data.iter().copied().filter(|byte| *byte != 0).collect(),
                 Direction::Write => message.data.clone(),
             };
             seen.push(Seen {

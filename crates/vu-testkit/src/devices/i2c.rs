@@ -121,7 +121,7 @@ impl Profile for I2c {
     }
 
     /// Which register a read begins with is not known when requests were made again after a crash, but what follows it
-    /// is; a register that was not written since the daemon started is 0, as it is at the peer's if its number is 255.
+    /// is; a register that was not written since the daemon started is 0.
     fn check(&self, request: &Request, used: u32, answer: &[u8]) -> Result<(), String> {
         let (&status, data) = answer.split_last().ok_or("the request has no status")?;
         let address = request.readable.first().map_or(0, |byte| byte >> 1);

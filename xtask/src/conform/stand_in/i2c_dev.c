@@ -3,7 +3,7 @@
 // Stands in for the kernel's i2c-dev where a peer runs on a machine without I2C adapters; loaded by LD_PRELOAD.
 //
 // Files of the kernel that are asked for are looked for below FOLDER, which holds an adapter named "sim", i2c-1. On its
-// bus are 256 registers at address 0x20, which hold their own numbers at first. A write names a register and fills it and
+// bus are 256 registers at address 0x20, all 0 at first. A write names a register and fills it and
 // those that follow; a read goes on from there. A sensor at 0x48 reads 23.5 degrees, over and over.
 
 #define _GNU_SOURCE
@@ -49,12 +49,9 @@ DIR *opendir(const char *path)
 
 static int message(struct i2c_msg *msg)
 {
-	static __u8 registers[256], at, filled;
+	static __u8 registers[256], at;
 	static const __u8 degrees[] = { 0x17, 0x80 };
 
-	for (int i = 0; !filled && i < 256; i++)
-		registers[i] = i;
-	filled = 1;
 	if (msg->addr != REGISTERS && msg->addr != SENSOR)
 		return -1;
 	for (int i = 0; i < msg->len; i++) {

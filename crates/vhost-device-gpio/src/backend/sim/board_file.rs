@@ -6,7 +6,7 @@
 //!
 //! [line.0]
 //! name = "button"
-//! press-every-ms = 1000    # goes high, and low again, each time this has passed
+//! press-every-ms = 1000    # goes high, or low again, each time this has passed
 //!
 //! [line.1]
 //! name = "led"

@@ -1,13 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A simulated chip: lines that follow each other, buttons that press themselves, LEDs that are logged, and a
-//! control socket for scripts. Needs no hardware.
+//! A simulated chip: lines that follow each other, buttons that press themselves, LEDs that are logged, and
+//! commands for scripts. Needs no hardware.
+//!
+//! | file | what it answers |
+//! |---|---|
+//! | `board_file.rs` | how a board file says what is wired to what |
+//! | `command.rs` | what a command does |
+//! | `client.rs`, `control.rs`, `world.rs` | who sends commands, where, and the thread that serves them |
 
 mod board_file;
+mod client;
+mod command;
 mod control;
+mod world;
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,12 +26,19 @@ use rustix::event::{EventfdFlags, eventfd};
 
 pub use board_file::{BoardError, load, plain};
 
+use self::client::Client;
+use self::control::Bound;
+use self::world::World;
 use super::{Chip, Edge, Edges};
 use crate::request::{Direction, Line};
 
 /// Edges that are kept for a guest that does not fetch them: more than one per line and turn are of no use to it,
 /// since a masked interrupt is latched once.
 const MAX_EDGES: usize = 4096;
+/// Changes that are kept for those who watch.
+const MAX_CHANGES: usize = 4096;
+/// The path that stands for standard input and output.
+pub const STANDARD: &str = "-";
 
 /// What a line of the board is wired to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,12 +70,41 @@ struct SimLine {
 struct State {
     lines: Vec<SimLine>,
     edges: VecDeque<Edge>,
+    /// Somebody watches.
+    watched: bool,
+    /// Lines and the levels that they went to, while somebody watches.
+    changes: Vec<(usize, bool)>,
+    /// There were more changes than are kept.
+    lost: bool,
 }
 
 /// A simulated board with one chip.
 pub struct Board {
     state: Mutex<State>,
+    /// Can be read when there are edges for the guest.
     event: OwnedFd,
+    /// Can be read when there are changes for those who watch.
+    changed: OwnedFd,
+}
+
+/// Sets up a board of lines that are wired so, and the world around it. Commands are taken at the socket `control`, if
+/// there is one; [`STANDARD`] stands for standard input, whose answers go to standard output.
+///
+/// # Errors
+/// What the host refused.
+pub fn open(wiring: Vec<Wiring>, control: Option<&Path>) -> io::Result<Box<dyn Chip>> {
+    let board = Board::new(wiring)?;
+    let (mut listener, mut client, mut bound) = (None, None, None);
+    match control {
+        None => {}
+        Some(path) if path == Path::new(STANDARD) => client = Some(Client::standard()?),
+        Some(path) => {
+            let (socket, path) = control::listen(path)?;
+            (listener, bound) = (Some(socket), Some(path));
+        }
+    }
+    World::start(board.clone(), listener, client)?;
+    Ok(Box::new(SimChip { board, _bound: bound }))
 }
 
 impl Board {
@@ -77,10 +124,15 @@ impl Board {
         let state = State {
             lines: wiring.into_iter().map(line).collect(),
             edges: VecDeque::new(),
+            watched: false,
+            changes: Vec::new(),
+            lost: false,
         };
+        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let board = Self {
             state: Mutex::new(state),
-            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            event: event()?,
+            changed: event()?,
         };
         board.change(|_| {});
         Ok(Arc::new(board))
@@ -88,7 +140,10 @@ impl Board {
 
     /// The chip, for a guest.
     pub fn chip(self: &Arc<Self>) -> Box<dyn Chip> {
-        Box::new(SimChip(self.clone()))
+        Box::new(SimChip {
+            board: self.clone(),
+            _bound: None,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -99,9 +154,24 @@ impl Board {
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
+        let signal = |event: &OwnedFd| {
+            // Full means that it can be read already.
+            let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+        };
         if state.settle() {
-            let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+            signal(&self.event);
         }
+        if !state.changes.is_empty() {
+            signal(&self.changed);
+        }
+    }
+
+    /// Takes the changes so far, and whether some are missing; from now on they are kept if somebody watches.
+    fn take_changes(&self, watched: bool) -> (Vec<(usize, bool)>, bool) {
+        let _ = rustix::io::read(&self.changed, &mut [0; 8]);
+        let mut state = self.lock();
+        state.watched = watched;
+        (mem::take(&mut state.changes), mem::take(&mut state.lost))
     }
 }
 
@@ -128,6 +198,11 @@ impl State {
                 continue;
             };
             line.level = level;
+            if self.watched && self.changes.len() < MAX_CHANGES {
+                self.changes.push((at, level));
+            } else {
+                self.lost |= self.watched;
+            }
             if line.wiring.log {
                 log::info!(
                     "line {at} {:?} is {}",
@@ -151,12 +226,16 @@ impl State {
     }
 }
 
-struct SimChip(Arc<Board>);
+struct SimChip {
+    board: Arc<Board>,
+    /// The path of its control socket.
+    _bound: Option<Bound>,
+}
 
 impl SimChip {
     fn with<T>(&self, line: Line, change: impl FnOnce(&mut SimLine) -> T) -> io::Result<T> {
         let mut result = Err(io::ErrorKind::NotFound.into());
-        self.0.change(|state| {
+        self.board.change(|state| {
             if let Some(line) = state.lines.get_mut(line.index()) {
                 result = Ok(change(line));
             }
@@ -167,7 +246,7 @@ impl SimChip {
 
 impl Chip for SimChip {
     fn names(&self) -> Vec<String> {
-        self.0
+        self.board
             .lock()
             .lines
             .iter()
@@ -189,7 +268,7 @@ impl Chip for SimChip {
     }
 
     fn release(&mut self, line: Line) {
-        self.0.change(|state| {
+        self.board.change(|state| {
             state.edges.retain(|edge| edge.line != line);
             if let Some(line) = state.lines.get_mut(line.index()) {
                 (line.direction, line.watched) = (None, None);
@@ -198,7 +277,7 @@ impl Chip for SimChip {
     }
 
     fn value(&mut self, line: Line) -> io::Result<bool> {
-        Ok(self.0.lock().level(line.index()))
+        Ok(self.board.lock().level(line.index()))
     }
 
     fn set_value(&mut self, line: Line, level: bool) -> io::Result<()> {
@@ -208,16 +287,16 @@ impl Chip for SimChip {
     fn watch(&mut self, line: Line, edges: Option<Edges>) -> io::Result<()> {
         self.with(line, |line| line.watched = edges)?;
         // What was seen under the former setting is not told under this one.
-        self.0.lock().edges.retain(|edge| edge.line != line);
+        self.board.lock().edges.retain(|edge| edge.line != line);
         Ok(())
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.0.event.as_fd()
+        self.board.event.as_fd()
     }
 
     fn edges(&mut self, edges: &mut Vec<Edge>) {
-        let _ = rustix::io::read(&self.0.event, &mut [0; 8]);
-        edges.extend(self.0.lock().edges.drain(..));
+        let _ = rustix::io::read(&self.board.event, &mut [0; 8]);
+        edges.extend(self.board.lock().edges.drain(..));
     }
 }

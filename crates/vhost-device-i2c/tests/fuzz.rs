@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The fuzz target of `tests/fuzz` on its corpus and a fixed number of its descendants.
+
+#[path = "../../../tests/fuzz/src/campaign.rs"]
+mod campaign;
+#[path = "../../../tests/fuzz/src/i2c_request.rs"]
+mod i2c_request;
+
+#[test]
+fn requests_are_parsed_as_the_specification_says() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fuzz/corpus/i2c_request");
+    campaign::run(corpus, 300_000, i2c_request::run);
+}
