@@ -4,10 +4,10 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use vu_testkit::chains::{Framing, Placement, Request};
 use vu_testkit::devices::Profile;
-use vu_testkit::devices::gpio::{EVENTQ, direction, event, irq, kind, message};
+use vu_testkit::devices::gpio::{EVENTQ, direction, event, irq, kind, message, status};
 use vu_testkit::meter::quantile;
 use vu_testkit::spawn::TempDir;
 
@@ -48,9 +48,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let profile = pair.profile.clone();
     pair.each(|bench| {
         // What an output starts with is told before its direction.
-        bench.ask(&*profile, message(kind::SET_VALUE, OUTPUT, 0))?;
-        bench.ask(&*profile, message(kind::SET_DIRECTION, OUTPUT, direction::OUT))?;
-        bench.ask(&*profile, message(kind::SET_DIRECTION, FOLLOWER, direction::IN))
+        set(bench, &*profile, (kind::SET_VALUE, OUTPUT, 0))?;
+        set(bench, &*profile, (kind::SET_DIRECTION, OUTPUT, direction::OUT))?;
+        set(bench, &*profile, (kind::SET_DIRECTION, FOLLOWER, direction::IN))
     })?;
     let groups = LOADS
         .iter()
@@ -87,13 +87,23 @@ fn launches(args: &Args, folder: &TempDir) -> Result<Launches> {
     Ok(launches)
 }
 
+/// One message, which the device has to accept.
+fn set(bench: &mut Bench, profile: &dyn Profile, (kind, line, value): (u16, u16, u32)) -> Result<()> {
+    let answer = bench.ask(profile, &message(kind, line, value))?;
+    ensure!(
+        answer.first() == Some(&status::OK),
+        "message {kind} of line {line} gives {answer:?}"
+    );
+    Ok(())
+}
+
 /// Enables the interrupts of lines that never change, and of the one that follows the output; parks a buffer for each of
 /// the former.
 fn arm(bench: &mut Bench, profile: &dyn Profile) -> Result<()> {
-    bench.ask(profile, message(kind::SET_VALUE, OUTPUT, 1))?;
+    set(bench, profile, (kind::SET_VALUE, OUTPUT, 1))?;
     for line in (0..ARMED).chain([FOLLOWER]) {
-        bench.ask(profile, message(kind::SET_DIRECTION, line, direction::IN))?;
-        bench.ask(profile, message(kind::SET_IRQ_TYPE, line, irq::EDGE_BOTH))?;
+        set(bench, profile, (kind::SET_DIRECTION, line, direction::IN))?;
+        set(bench, profile, (kind::SET_IRQ_TYPE, line, irq::EDGE_BOTH))?;
     }
     (0..ARMED).for_each(|line| unmask(bench, line));
     Ok(())

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The I2C adapter: the messages that drivers of registers send, one at a time and as many as fit into QEMU's ring.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use vu_testkit::chains::Request;
-use vu_testkit::devices::i2c::{REGISTERS, read, write};
+use vu_testkit::devices::i2c::{REGISTERS, read, status, write};
 
 use super::pair::{Args, Load, Pair};
 use super::report;
@@ -30,7 +30,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut pair = Pair::start("i2c", args.launches("i2c")?, args)?;
     let profile = pair.profile.clone();
     // All that follows is worth nothing when the answers are wrong.
-    pair.each(|bench| bench.ask(&*profile, write(REGISTERS, 0, &[0, 1])))?;
+    pair.each(|bench| {
+        bench.ask(&*profile, &write(REGISTERS, 0, &[0, 17, 34]))?;
+        bench.ask(&*profile, &write(REGISTERS, 0, &[0]))?;
+        let answer = bench.ask(&*profile, &read(REGISTERS, 0, 2))?;
+        ensure!(answer == [17, 34, status::OK], "registers read as {answer:?}");
+        Ok(())
+    })?;
     let groups = LOADS
         .iter()
         .map(|load| pair.load(load))

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use vu_testkit::chains::{Placement, Request};
+use vu_testkit::chains::Request;
 use vu_testkit::devices::{self, Profile};
 use vu_testkit::frontend::FrontEnd;
 use vu_testkit::guest::{Guest, Options};
@@ -93,10 +93,9 @@ impl Bench {
         Ok(Self { daemon, guest })
     }
 
-    /// One request, whose answer is checked.
-    pub(super) fn ask(&mut self, profile: &dyn Profile, request: Request) -> Result<()> {
-        let lane = self.guest.lane();
-        lane.round_trip_of(profile, request, profile.framing(), Placement::Direct)
+    /// The answer to one request.
+    pub(super) fn ask(&mut self, profile: &dyn Profile, request: &Request) -> Result<Vec<u8>> {
+        meter::ask(self.guest.lane(), request, profile.framing())
     }
 }
 
