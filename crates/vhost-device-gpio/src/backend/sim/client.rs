@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Somebody who sends commands to a simulated board and reads the answers: at its socket, or on standard input and output.
 //!
-//! Nothing here waits. Answers that are not read are kept up to a bound, beyond which their reader is let go.
+//! Nothing here waits. While somebody does not read the answers, no more commands are taken; who watches and does not read
+//! is let go.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,8 +15,8 @@ use super::command::Outcome;
 
 /// Longest command.
 const MAX_COMMAND: usize = 256;
-/// Most bytes of answers that wait for their reader.
-const MAX_ANSWERS: usize = 1 << 20;
+/// Bytes of answers beyond which their reader has to catch up.
+const MAX_ANSWERS: usize = 64 << 10;
 /// Bytes that a pipe takes without blocking once it can be written (POSIX's smallest `PIPE_BUF` is 512).
 const PIECE: usize = 512;
 
@@ -24,7 +25,8 @@ pub(super) struct Client {
     input: OwnedFd,
     /// Another than the input, on standard output.
     output: Option<OwnedFd>,
-    command: Vec<u8>,
+    /// What has come and was not obeyed yet.
+    commands: Vec<u8>,
     answers: Vec<u8>,
     /// It wants to know of changes.
     pub(super) watches: bool,
@@ -38,7 +40,7 @@ impl Client {
         Self {
             input: stream,
             output: None,
-            command: Vec::new(),
+            commands: Vec::new(),
             answers: Vec::new(),
             watches: false,
             ended: false,
@@ -60,7 +62,8 @@ impl Client {
 
     /// What it can be waited for: commands, and room for answers.
     pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let read = (!self.ended).then(|| (self.input.as_fd(), PollFlags::IN));
+        let reads = !self.ended && self.keeps_up();
+        let read = reads.then(|| (self.input.as_fd(), PollFlags::IN));
         let write = (!self.answers.is_empty()).then(|| (self.output().as_fd(), PollFlags::OUT));
         read.into_iter().chain(write)
     }
@@ -71,25 +74,22 @@ impl Client {
 
     /// Takes what has come for the `interests`. False if there is nothing more to do for it.
     pub(super) fn serve(&mut self, ready: PollFlags, board: &Board) -> bool {
-        let arrived = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
-        let served = (self.ended || !ready.intersects(arrived) || self.read(board).is_ok())
-            && (!ready.intersects(PollFlags::OUT | PollFlags::ERR) || self.write().is_ok());
-        served && !(self.ended && self.answers.is_empty() && !self.watches)
+        let result = self.try_serve(ready, board);
+        result.is_ok() && !(self.ended && self.answers.is_empty() && !self.watches)
     }
 
-    /// Answers each whole command of what has come.
-    fn read(&mut self, board: &Board) -> io::Result<()> {
-        let mut bytes = [0; MAX_COMMAND];
-        let count = match rustix::io::read(&self.input, &mut bytes) {
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
-            result => result?,
-        };
-        if count == 0 {
-            self.ended = true;
+    fn try_serve(&mut self, ready: PollFlags, board: &Board) -> io::Result<()> {
+        if ready.intersects(PollFlags::OUT | PollFlags::ERR) {
+            self.write()?;
         }
-        self.command.extend_from_slice(&bytes[..count]);
-        while let Some(end) = self.command.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.command.drain(..=end).collect();
+        if !self.ended && self.keeps_up() && ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
+        {
+            self.read()?;
+        }
+        while self.keeps_up()
+            && let Some(end) = self.commands.iter().position(|byte| *byte == b'\n')
+        {
+            let line: Vec<u8> = self.commands.drain(..=end).collect();
             match board.command(&String::from_utf8_lossy(&line)) {
                 Outcome::Answer(text) => self.tell(&text),
                 Outcome::Watch => {
@@ -98,8 +98,21 @@ impl Client {
                 }
             }
         }
-        if self.command.len() > MAX_COMMAND || self.answers.len() > MAX_ANSWERS {
+        if self.keeps_up() && self.commands.len() > MAX_COMMAND {
             return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> io::Result<()> {
+        let mut bytes = [0; MAX_COMMAND];
+        match rustix::io::read(&self.input, &mut bytes) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            result => {
+                let count = result?;
+                self.ended = count == 0;
+                self.commands.extend_from_slice(&bytes[..count]);
+            }
         }
         Ok(())
     }

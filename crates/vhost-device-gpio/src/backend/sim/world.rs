@@ -66,7 +66,6 @@ impl World {
             self.press();
             let mut ready = ready.into_iter();
             let board = &self.board;
-            // An end of file is served before the last answers are written.
             self.clients.retain_mut(|client| {
                 let flags = ready.next().unwrap_or(PollFlags::empty());
                 client.serve(flags, board)
@@ -131,7 +130,7 @@ impl World {
                 client.tell("error: changes were lost");
             }
         }
-        self.clients.retain(Client::keeps_up);
+        self.clients.retain(|client| !client.watches || client.keeps_up());
     }
 
     /// How long until the next button is pressed.
