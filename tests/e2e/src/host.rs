@@ -18,6 +18,7 @@ use std::path::Path;
 pub struct Host {
     machine: Uml,
     daemons: Vec<Value>,
+    scripts: Vec<(&'static str, String)>,
 }
 
 impl Host {
@@ -26,6 +27,7 @@ impl Host {
         Self {
             machine: Uml::new(kernel, init).memory("1G"),
             daemons: Vec::new(),
+            scripts: Vec::new(),
         }
     }
 
@@ -35,6 +37,27 @@ impl Host {
         let mut daemon = Daemon::launch(program, args, socket).to_json();
         daemon["socket"] = socket.display().to_string().into();
         self.daemons.push(daemon);
+        self
+    }
+
+    /// Has it run a shell script before the daemons start: it makes hardware. `mkdir /sys/kernel/config/...` and the like.
+    #[must_use]
+    pub fn before(mut self, script: &str) -> Self {
+        self.scripts.push(("before", script.to_owned()));
+        self
+    }
+
+    /// Has it run a shell script while the guest runs.
+    #[must_use]
+    pub fn during(mut self, script: &str) -> Self {
+        self.scripts.push(("during", script.to_owned()));
+        self
+    }
+
+    /// Has it run a shell script when the guest has ended and the daemons have not.
+    #[must_use]
+    pub fn after(mut self, script: &str) -> Self {
+        self.scripts.push(("after", script.to_owned()));
         self
     }
 
@@ -52,8 +75,11 @@ impl Host {
     /// When it cannot be started.
     pub fn start(&self, inner: &Launch, scratch: &Scratch) -> Result<Guest> {
         let plan = scratch.path("plan.json");
-        let text = json!({ "daemons": self.daemons, "guest": inner.to_json(), "seconds": 120 }).to_string();
-        std::fs::write(&plan, text).with_context(|| plan.display().to_string())?;
+        let mut value = json!({ "daemons": self.daemons, "guest": inner.to_json(), "seconds": 120 });
+        for (name, script) in &self.scripts {
+            value[*name] = script.as_str().into();
+        }
+        std::fs::write(&plan, value.to_string()).with_context(|| plan.display().to_string())?;
         let script = Script::new(
             &format!("host,plan={},timeout=150", plan.display()),
             End::PowerOff,

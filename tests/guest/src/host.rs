@@ -6,16 +6,19 @@
 //! ```json
 //! { "daemons": [{ "argv": ["/path/to/daemon", "..."], "env": {}, "socket": "/run/x.sock" }],
 //!   "guest": { "argv": ["/path/to/kernel", "..."], "env": { "TMPDIR": "/dev/shm" } },
+//!   "before": "modprobe ...", "during": "...", "after": "...",
 //!   "seconds": 60 }
 //! ```
 //!
-//! Each daemon is started and its socket awaited; then the guest runs to its end, its console on ours; then the
+//! The three scripts are optional: they make hardware before the daemons start, play with it while the guest runs, and look at
+//! it when the guest has ended. Their output is the result. Each daemon is started and its socket awaited; then the guest runs to its end, its console on ours; then the
 //! daemons get SIGTERM and must go with exit code 0.
 
+use crate::script::shell;
 use crate::task::{Options, wait};
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,6 +32,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
     let text = std::fs::read_to_string(&path).with_context(|| format!("plan={path}"))?;
     let plan: Value = serde_json::from_str(&text).with_context(|| path.clone())?;
     let limit = Duration::from_secs(plan["seconds"].as_u64().unwrap_or(60));
+    let before = scripted(&plan, "before")?;
     let mut daemons = Vec::new();
     for daemon in plan["daemons"].as_array().into_iter().flatten() {
         daemons.push(start_daemon(daemon)?);
@@ -37,14 +41,24 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
         .stdin(Stdio::null())
         .spawn()
         .context("start the guest")?;
+    let during = scripted(&plan, "during");
     let Some(status) = wait(&mut guest, limit)? else {
         bail!("the guest was killed after {} s", limit.as_secs());
     };
+    let after = scripted(&plan, "after")?;
     for (name, daemon) in &mut daemons {
         stop_daemon(name, daemon)?;
     }
     ensure!(status.success(), "the guest ended with {status}");
-    Ok(Value::Null)
+    Ok(json!({ "before": before, "during": during?, "after": after }))
+}
+
+/// Runs a script of the plan, if it has this one; what it printed.
+fn scripted(plan: &Value, name: &str) -> anyhow::Result<String> {
+    match plan[name].as_str() {
+        Some(text) => shell(text).with_context(|| name.to_owned()),
+        None => Ok(String::new()),
+    }
 }
 
 fn command(program: &Value) -> anyhow::Result<Command> {

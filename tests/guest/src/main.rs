@@ -12,6 +12,7 @@ mod init;
 mod modules;
 mod mounts;
 mod report;
+mod script;
 mod shell;
 mod task;
 
