@@ -11,12 +11,14 @@ use vu_e2e::artifacts::tools;
 
 use crate::{e2e, util};
 
-/// Programs of others that tests of storage talk to, and the Debian packages that have them.
+/// Programs of others that tests talk to or guests run, and the Debian packages that have them.
 const PROGRAMS: &[(&str, &str)] = &[
     ("qemu-img", "qemu-utils"),
     ("qemu-nbd", "qemu-utils"),
     ("nbdkit", "nbdkit"),
     ("filefrag", "e2fsprogs"),
+    ("gpioget", "gpiod"),
+    ("i2ctransfer", "i2c-tools"),
 ];
 
 /// The arguments.
