@@ -26,9 +26,9 @@ const LINES: u16 = ARMED + 2;
 /// Edges per round, an even number, for the output is high at the end as it was at first.
 const EDGES: u32 = 500;
 
-const fn load(title: &'static str, request: fn() -> Request, depth: usize) -> Load {
+const fn load(what: &'static str, request: fn() -> Request, depth: usize) -> Load {
     Load {
-        title,
+        what,
         request,
         depth,
         goal: Some(2.0),
@@ -52,10 +52,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         set(bench, &*profile, (kind::SET_DIRECTION, OUTPUT, direction::OUT))?;
         set(bench, &*profile, (kind::SET_DIRECTION, FOLLOWER, direction::IN))
     })?;
-    let groups = LOADS
-        .iter()
-        .map(|load| pair.load(load))
-        .collect::<Result<Vec<_>>>()?;
+    let groups = pair.loads(LOADS)?;
     let mut rows = vec![pair.start_up()?, pair.memory()?];
     let before = pair.threads()?;
     pair.each(|bench| arm(bench, &*profile))?;

@@ -8,9 +8,9 @@ use vu_testkit::devices::i2c::{REGISTERS, read, status, write};
 use super::pair::{Args, Load, Pair};
 use super::report;
 
-const fn load(title: &'static str, request: fn() -> Request, depth: usize) -> Load {
+const fn load(what: &'static str, request: fn() -> Request, depth: usize) -> Load {
     Load {
-        title,
+        what,
         request,
         depth,
         goal: Some(2.0),
@@ -37,10 +37,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         ensure!(answer == [17, 34, status::OK], "registers read as {answer:?}");
         Ok(())
     })?;
-    let groups = LOADS
-        .iter()
-        .map(|load| pair.load(load))
-        .collect::<Result<Vec<_>>>()?;
+    let groups = pair.loads(LOADS)?;
     let rows = [pair.start_up()?, pair.memory()?];
     let idle = pair.idle()?;
     report::print_groups(&groups);

@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Starts of each daemon for the time from exec to listening
     #[arg(long, default_value_t = 20)]
     starts: usize,
+    /// Only loads whose title contains this
+    #[arg(long, default_value = "")]
+    only: String,
     /// Use this daemon as ours instead of building it
     #[arg(long)]
     daemon: Option<String>,
@@ -66,12 +69,18 @@ impl Args {
 /// A number of equal requests in flight.
 pub(super) struct Load {
     /// The request in a few words.
-    pub(super) title: &'static str,
+    pub(super) what: &'static str,
     pub(super) request: fn() -> Request,
     /// Requests in flight.
     pub(super) depth: usize,
     /// How many times the requests per second of the peer.
     pub(super) goal: Option<f64>,
+}
+
+impl Load {
+    fn title(&self) -> String {
+        format!("{}, {} in flight", self.what, self.depth)
+    }
 }
 
 /// A daemon with a guest connected to it.
@@ -158,7 +167,14 @@ impl<'a> Pair<'a> {
         Ok(pairs)
     }
 
-    pub(super) fn load(&mut self, load: &Load) -> Result<Group> {
+    /// Those of the loads that were asked for.
+    pub(super) fn loads(&mut self, loads: &[Load]) -> Result<Vec<Group>> {
+        let only = &self.args.only;
+        let wanted = loads.iter().filter(|load| load.title().contains(only));
+        wanted.map(|load| self.load(load)).collect()
+    }
+
+    fn load(&mut self, load: &Load) -> Result<Group> {
         let (profile, time) = (self.profile.clone(), Duration::from_millis(self.args.time));
         let request = (load.request)();
         let samples = self.turns(|bench| {
@@ -174,7 +190,7 @@ impl<'a> Pair<'a> {
             pairs: samples.iter().map(|(a, b)| (value(a), value(b))).collect(),
         };
         Ok(Group {
-            title: format!("{}, {} in flight", load.title, load.depth),
+            title: load.title(),
             peer: self.launches.peer.to_owned(),
             noisy: false,
             rows: vec![

@@ -9,9 +9,9 @@ use super::pair::{Args, Load, Pair};
 use super::report;
 
 /// `bytes` of entropy, `depth` times at once.
-const fn load(title: &'static str, request: fn() -> Request, depth: usize) -> Load {
+const fn load(what: &'static str, request: fn() -> Request, depth: usize) -> Load {
     Load {
-        title,
+        what,
         request,
         depth,
         goal: None,
@@ -35,10 +35,7 @@ const LOADS: &[Load] = &[
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let mut pair = Pair::start("rng", args.launches("rng")?, args)?;
-    let groups = LOADS
-        .iter()
-        .map(|load| pair.load(load))
-        .collect::<Result<Vec<_>>>()?;
+    let groups = pair.loads(LOADS)?;
     let rows = [pair.start_up()?, pair.memory()?];
     let idle = pair.idle()?;
     report::print_groups(&groups);
