@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use vu_common::{Capabilities, Device, Spec, Start};
 
@@ -19,6 +20,10 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     kind: "gpio",
     features: &[],
 };
+
+/// Longest time to poll. A message takes far less than the wake-up for it, and a guest that moves bits by lines sends them
+/// one after the other.
+const POLL: Duration = Duration::from_micros(50);
 
 /// What becomes of the lines when the guest leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -55,6 +60,7 @@ impl Device for Gpio {
         Spec {
             features: VIRTIO_GPIO_F_IRQ,
             config_len: CONFIG_LEN,
+            poll: POLL,
             ..Spec::new("gpio", VIRTIO_ID_GPIO, 2)
         }
     }
