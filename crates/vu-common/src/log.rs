@@ -7,10 +7,10 @@
 use std::env;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, clock_gettime};
 
 #[doc(hidden)]
 pub use log::warn as __warn;
@@ -169,7 +169,7 @@ impl Log for Logger {
 /// The limit of one call site of [`guest_warn!`](crate::guest_warn).
 #[derive(Debug)]
 pub struct Limiter {
-    /// Monotonic milliseconds at which the window opened; 0 before the first line.
+    /// Milliseconds since the first call at which the window opened; 0 before the first line.
     opened: AtomicU64,
     /// Calls since then.
     calls: AtomicU64,
@@ -187,12 +187,13 @@ impl Limiter {
 
     /// `None` if the line is to be dropped, else how many were dropped in the window that this call closed.
     ///
-    /// Costs a coarse clock reading and two atomic operations; threads that race may differ by a few lines.
+    /// Costs a clock reading and two atomic operations; threads that race may differ by a few lines.
     pub fn admit(&self) -> Option<u64> {
-        let now = clock_gettime(ClockId::MonotonicCoarse);
-        // The clock starts near zero at boot, and zero is taken.
-        let millis = now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000 + 1;
-        self.admit_at(millis)
+        // The standard library's clock: that of rustix panics where the vDSO has no `getcpu`, as in User-mode Linux.
+        static START: OnceLock<Instant> = OnceLock::new();
+        let millis = START.get_or_init(Instant::now).elapsed().as_millis();
+        // Zero is taken.
+        self.admit_at(u64::try_from(millis).unwrap_or(u64::MAX).saturating_add(1))
     }
 
     fn admit_at(&self, now: u64) -> Option<u64> {
