@@ -2,6 +2,7 @@
 //! Kernel modules of an initramfs: `/modules/order` names their files, one a line, in the order to load them.
 
 use rustix::io::Errno;
+use std::ffi::CString;
 use std::fs::File;
 use std::path::Path;
 
@@ -19,8 +20,13 @@ pub(crate) fn load_all() -> Vec<String> {
 }
 
 fn load(name: &str) -> std::io::Result<()> {
-    let file = File::open(Path::new(FOLDER).join(name))?;
-    match rustix::system::finit_module(file, c"", 0) {
+    insert(&Path::new(FOLDER).join(name), "")
+}
+
+/// Loads one module with its parameters, unless it is there already.
+pub(crate) fn insert(path: &Path, parameters: &str) -> std::io::Result<()> {
+    let parameters = CString::new(parameters)?;
+    match rustix::system::finit_module(File::open(path)?, &parameters, 0) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -41,7 +41,7 @@ const X86_TOOLS: [(&str, &str); 1] = [("/usr/include/gelf.h", "libelf-dev")];
 const SWEPT: [&str; 3] = ["Makefile", "vmlinux", "vmlinux.unstripped"];
 
 /// How to build one kernel.
-struct Recipe {
+pub(super) struct Recipe {
     part: Part,
     /// The kernel's name for the architecture.
     arch: &'static str,
@@ -53,7 +53,7 @@ struct Recipe {
     tools: &'static [(&'static str, &'static str)],
 }
 
-const UM: Recipe = Recipe {
+pub(super) const UM: Recipe = Recipe {
     part: Part::Um,
     arch: "um",
     fragments: &["base", "guest-virtio", "host-sim", "um"],
@@ -228,7 +228,7 @@ fn apply(progress: &Progress, patches: &Path, tree: &Path) -> Result<()> {
 }
 
 /// `make` for this kernel, its output in `build`.
-fn make(recipe: &Recipe, source: &Path, build: &Path) -> Command {
+pub(super) fn make(recipe: &Recipe, source: &Path, build: &Path) -> Command {
     let jobs = thread::available_parallelism().map_or(1, usize::from);
     let mut command = Command::new("make");
     command

@@ -15,6 +15,7 @@ mod debian;
 mod guest;
 mod kconfig;
 mod kernel;
+mod lab_modules;
 mod modules;
 mod progress;
 mod qemu;
@@ -173,7 +174,7 @@ impl Lab {
         self.store.clean()
     }
 
-    /// The folder of the guest's sources: its program, kernel configuration, patches and device trees.
+    /// The folder of the guest's sources: its program, kernel configuration, patches, modules and device trees.
     fn guest_sources(&self) -> PathBuf {
         self.workspace.join("tests/guest")
     }
