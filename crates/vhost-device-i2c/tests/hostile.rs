@@ -177,10 +177,8 @@ fn a_request_may_be_cut_anywhere() {
     rig.still_serves();
 }
 
-#[test]
-fn a_malformed_request_gets_an_error_and_does_not_reach_the_bus() {
-    let mut rig = Rig::new();
-    rig.set(0, &[0x11; 8]);
+/// Requests to the registers that are malformed, too long or for nobody, and would write to the first of them otherwise.
+fn malformed() -> Vec<(String, Request)> {
     let to = u16::from(REGISTERS) << 1;
     let header = odd(to, 0, &[], 1).readable;
     let mut table: Vec<(String, Request)> = (1..8)
@@ -225,7 +223,14 @@ fn a_malformed_request_gets_an_error_and_does_not_reach_the_bus() {
     ));
     table.push(("too long a read".into(), read(REGISTERS, 0, MAX_MESSAGE + 1)));
     table.push(("nobody there".into(), write(NOBODY, 0, &[0, 0xee])));
-    for (what, request) in table {
+    table
+}
+
+#[test]
+fn a_malformed_request_gets_an_error_and_does_not_reach_the_bus() {
+    let mut rig = Rig::new();
+    rig.set(0, &[0x11; 8]);
+    for (what, request) in malformed() {
         let total = request.writable;
         let (used, answer) = ask(rig.lane(), request);
         assert_eq!(answer.last(), Some(&status::ERR), "{what}");
@@ -234,6 +239,7 @@ fn a_malformed_request_gets_an_error_and_does_not_reach_the_bus() {
             "{what}: used length {used}"
         );
     }
+    let to = u16::from(REGISTERS) << 1;
     // No room for a status.
     for request in [odd(to, 0, &[0, 0xee], 0), odd(to, flag::M_RD, &[], 0)] {
         assert_eq!(ask(rig.lane(), request).0, 0);

@@ -40,7 +40,7 @@ fn is_free(message: &[u8; 8]) -> bool {
 ///
 /// # Panics
 /// When the parser lets something else pass than the specification does.
-pub fn run(input: &[u8]) {
+pub(crate) fn run(input: &[u8]) {
     let Some((lines, messages)) = input.split_first_chunk() else {
         return;
     };

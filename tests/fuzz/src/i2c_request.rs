@@ -41,7 +41,7 @@ fn expected(header: &[u8; 8], readable: usize, writable: usize) -> Option<Reques
 ///
 /// # Panics
 /// When the parser lets something else pass than the specification does.
-pub fn run(input: &[u8]) {
+pub(crate) fn run(input: &[u8]) {
     for piece in input.chunks(16) {
         let Ok(piece) = <&[u8; 16]>::try_from(piece) else {
             return;

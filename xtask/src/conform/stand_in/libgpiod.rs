@@ -100,7 +100,7 @@ pub mod chip {
         pub fn open<P: AsRef<Path>>(path: &P) -> Result<Self> {
             let path = path.as_ref().to_str().ok_or(Error::NoChip)?;
             let number = path.strip_prefix("/dev/gpiochip").ok_or(Error::NoChip)?;
-            let count = number.parse::<u16>().map_err(|_| Error::NoChip)?;
+            let count = number.parse::<u16>().ok().ok_or(Error::NoChip)?;
             Ok(Self(Arc::new(Board {
                 lines: Mutex::new(vec![Line::default(); count.into()]),
                 changed: Condvar::new(),
