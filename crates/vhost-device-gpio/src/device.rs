@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vu_common::{Capabilities, Device, Spec, Start};
+use vu_common::{Capabilities, Device, Migration, Spec, Start};
 
 use crate::backend::Chip;
 use crate::config::{self, Names};
@@ -60,6 +60,8 @@ impl Device for Gpio {
         Spec {
             features: VIRTIO_GPIO_F_IRQ,
             config_len: CONFIG_LEN,
+            // Another host has other lines, and what the guest has told of them stays here.
+            migration: Migration::No,
             poll: POLL,
             ..Spec::new("gpio", VIRTIO_ID_GPIO, 2)
         }

@@ -210,7 +210,7 @@ fn invalid<B>(buffer: B) -> (B, Answer) {
 }
 
 fn refused(line: Line, why: &str) -> io::Error {
-    io::Error::other(format!("{line}: {why}"))
+    io::Error::other(format!("{line} of the guest: {why}"))
 }
 
 #[cfg(test)]

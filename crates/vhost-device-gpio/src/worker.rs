@@ -213,7 +213,7 @@ impl GpioWorker {
                 None
             }
             Request::SetIrqType(line, _) if !self.interrupts => {
-                let what = format!("{line}: an interrupt type without VIRTIO_GPIO_F_IRQ");
+                let what = format!("{line} of the guest: an interrupt type without VIRTIO_GPIO_F_IRQ");
                 return Err(io::Error::other(what));
             }
             Request::SetIrqType(line, Some(trigger)) => lines.enable(line, trigger)?,

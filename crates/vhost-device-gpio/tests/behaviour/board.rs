@@ -92,6 +92,8 @@ fn a_watcher_that_does_not_read_is_let_go() {
     let mut slow = rig.control();
     slow.tell("watch");
     let mut quick = rig.control();
+    // Both connections are with the daemon.
+    quick.tell("set 3 0");
     rig.tell(kind::SET_DIRECTION, 0, direction::OUT);
     let pid = rig.daemon.pid();
     let before = open_fds(pid).unwrap();

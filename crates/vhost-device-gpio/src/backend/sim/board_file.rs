@@ -19,6 +19,7 @@
 //! initial = 1              # as an input it is high until something changes it
 //! ```
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -117,22 +118,52 @@ fn parse(table: &Table) -> Result<Vec<Wiring>, Fault> {
         for (name, value) in table {
             let key = format!("{key}.{name}");
             if name == "follows" {
-                follows.push((*number, key, value.clone()));
+                follows.push((*number, key, value));
             } else {
                 set(line, name, value).map_err(|what| fault(key, what))?;
             }
         }
     }
+    check_names(&lines)?;
     for (at, key, value) in follows {
-        let source = find(&lines, &value).ok_or_else(|| fault(&key, "names no line"))?;
-        if let Some(line) = lines.get_mut(at) {
-            line.follows = Some(source);
-        }
-        if is_loop(&lines, at) {
-            return Err(fault(key, "closes a loop"));
-        }
+        follow(&mut lines, at, value).map_err(|what| fault(key, what))?;
     }
     Ok(lines)
+}
+
+/// A line can be named by whoever needs it.
+fn check_names(lines: &[Wiring]) -> Result<(), Fault> {
+    let mut seen = HashSet::new();
+    for (at, name) in lines.iter().map(|line| &line.name).enumerate() {
+        let wrong = if name.is_empty() {
+            continue;
+        } else if name.parse::<usize>().is_ok() {
+            "is the number of a line"
+        } else if name.contains(char::is_whitespace) {
+            "has no spaces"
+        } else if !seen.insert(name) {
+            "is the name of another line"
+        } else {
+            continue;
+        };
+        return Err(fault(format!("line.{at}.name"), wrong));
+    }
+    Ok(())
+}
+
+/// Wires line `at` to the one that `value` names.
+fn follow(lines: &mut [Wiring], at: usize, value: &Value) -> Result<(), &'static str> {
+    let source = find(lines, value).ok_or("names no line")?;
+    if let Some(line) = lines.get_mut(at) {
+        if line.press_every.is_some() {
+            return Err("is set for a line that presses itself");
+        }
+        line.follows = Some(source);
+    }
+    if is_loop(lines, at) {
+        return Err("closes a loop");
+    }
+    Ok(())
 }
 
 fn set(line: &mut Wiring, name: &str, value: &Value) -> Result<(), &'static str> {
@@ -179,4 +210,104 @@ fn is_loop(lines: &[Wiring], start: usize) -> bool {
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Fault, Table, Wiring, parse};
+
+    fn board(text: &str) -> Result<Vec<Wiring>, Fault> {
+        parse(&text.parse::<Table>().unwrap())
+    }
+
+    #[test]
+    fn a_board_has_the_wiring_that_its_file_describes() {
+        let text = r#"
+            lines = 6
+            [line.0]
+            name = "button"
+            press-every-ms = 1500
+            [line.1]
+            name = "led"
+            log = true
+            [line.3]
+            follows = "led"
+            [line.4]
+            follows = 3
+            initial = 1
+        "#;
+        let line = Wiring::default;
+        let expected = [
+            Wiring {
+                name: "button".into(),
+                press_every: Some(Duration::from_millis(1500)),
+                ..line()
+            },
+            Wiring {
+                name: "led".into(),
+                log: true,
+                ..line()
+            },
+            line(),
+            Wiring {
+                follows: Some(1),
+                ..line()
+            },
+            Wiring {
+                follows: Some(3),
+                initial: true,
+                ..line()
+            },
+            line(),
+        ];
+        assert_eq!(board(text).unwrap(), expected);
+        assert_eq!(board("[line.2]").unwrap(), [line(), line(), line()]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_its_key() {
+        for (text, key, what) in [
+            ("pins = 3", "pins", "unknown key (known: lines, line.N)"),
+            ("line = 3", "line", "is a table: [line.0]"),
+            ("[line.x]", "line.x", "is not the number of a line"),
+            ("[line.1024]", "line.1024", "is not the number of a line"),
+            ("lines = 2\n[line.2]", "line.2", "is beyond the last line"),
+            ("[line]\n0 = 1", "line.0", "is a table"),
+            ("[line.0]\nname = 1", "line.0.name", "is a string"),
+            ("[line.0]\nname = \"7\"", "line.0.name", "is the number of a line"),
+            ("[line.0]\nname = \"a b\"", "line.0.name", "has no spaces"),
+            (
+                "[line]\n0.name = \"x\"\n1.name = \"x\"",
+                "line.1.name",
+                "is the name of another line",
+            ),
+            ("[line.0]\ninitial = 2", "line.0.initial", "is 0 or 1"),
+            ("[line.0]\nlog = 1", "line.0.log", "is true or false"),
+            (
+                "[line.0]\npress-every-ms = 0",
+                "line.0.press-every-ms",
+                "is a number of milliseconds",
+            ),
+            ("[line.0]\nfollows = 1", "line.0.follows", "names no line"),
+            ("[line.0]\nfollows = \"\"", "line.0.follows", "names no line"),
+            ("[line.0]\nfollows = 0", "line.0.follows", "closes a loop"),
+            (
+                "[line]\n0.follows = 1\n1.follows = 0",
+                "line.1.follows",
+                "closes a loop",
+            ),
+            (
+                "[line]\n0.press-every-ms = 9\n0.follows = 1\n1 = {}",
+                "line.0.follows",
+                "is set for a line that presses itself",
+            ),
+        ] {
+            assert_eq!(board(text), Err((key.into(), Some(what))), "{text}");
+        }
+        for text in ["", "lines = 0", "lines = -1", "lines = 1025", "lines = \"8\""] {
+            assert_eq!(board(text), Err((String::new(), None)), "{text}");
+        }
+    }
 }
