@@ -46,14 +46,21 @@ pub fn cpu_ticks(pid: u32) -> io::Result<u64> {
     Ok(ticks(11) + ticks(12)) // utime and stime are fields 14 and 15, the name is field 2
 }
 
-/// CPU time used so far by all threads, from the scheduler's own counters (nanosecond resolution).
+/// CPU time used so far by all threads: from the scheduler's own counters (nanosecond resolution), or in clock ticks from
+/// a kernel that has none.
 ///
 /// # Errors
 /// When the process is gone.
 pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let mut total = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        let text = match fs::read_to_string(task?.path().join("schedstat")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let per_second = rustix::param::clock_ticks_per_second();
+                return Ok(Duration::from_micros(cpu_ticks(pid)? * 1_000_000 / per_second));
+            }
+            text => text?,
+        };
         total += text
             .split(' ')
             .next()
