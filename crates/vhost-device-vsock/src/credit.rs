@@ -54,7 +54,7 @@ impl Outgoing {
         let used = |asked: u32| self.sent.wrapping_sub(asked);
         let due = self
             .asked
-            .is_none_or(|asked| used(asked) >= self.room.buf_alloc / 2);
+            .is_none_or(|asked| used(asked) >= (self.room.buf_alloc / 2).max(1));
         if due {
             self.asked = Some(self.sent);
         }

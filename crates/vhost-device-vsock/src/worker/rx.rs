@@ -53,17 +53,18 @@ enum Turn {
 impl VsockWorker {
     /// Gives the guest all that there is for it and that it has buffers for.
     pub(super) fn give(&mut self, cx: &mut Cx<'_>) {
-        while let Some(header) = self.outbox.resets.front() {
-            let Some(chain) = pop(cx) else { return };
-            write(chain, header, &[]);
-            self.outbox.resets.pop_front();
-        }
-        while let Some(id) = self.outbox.line.pop_front() {
+        loop {
+            while let Some(header) = self.outbox.resets.front() {
+                let Some(chain) = pop(cx) else { return };
+                write(chain, header, &[]);
+                self.outbox.resets.pop_front();
+            }
+            // Its turn may end a connection, and that is a reset again.
+            let Some(id) = self.outbox.line.pop_front() else {
+                return;
+            };
             match self.turn(cx, id) {
-                Ok(Turn::NoBuffer) => {
-                    self.outbox.line.push_front(id);
-                    return;
-                }
+                Ok(Turn::NoBuffer) => return self.outbox.line.push_front(id),
                 Ok(Turn::Over) => self.outbox.line.push_back(id),
                 Ok(Turn::Done) => {
                     if let Some(connection) = self.table.get(id) {

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What neither side can exceed.
+
+use std::io::Write;
+
+use vu_testkit::devices::vsock::{Header, RX, TX, op, vsock};
+
+use vu_testkit::process::open_fds;
+
+use crate::support::{PORT, Rig};
+
+fn fds(rig: &Rig) -> usize {
+    open_fds(rig.daemon.pid()).unwrap()
+}
+
+#[test]
+fn connections_are_bounded_and_may_be_used_anew() {
+    let mut rig = Rig::with(&["--connections", "2"]);
+    let _listener = rig.listen(80);
+    for port in 0..2 {
+        rig.send(Header::new(op::REQUEST, port, 80).with(b""));
+        rig.expect(op::RESPONSE);
+    }
+    rig.send(Header::new(op::REQUEST, 2, 80).with(b""));
+    assert_eq!(rig.expect(op::RST).dst_port, 2);
+    rig.send(Header::new(op::RST, 0, 80).with(b""));
+    rig.send(Header::new(op::REQUEST, 2, 80).with(b""));
+    rig.expect(op::RESPONSE);
+}
+
+#[test]
+fn memory_is_shared_out_and_then_refused() {
+    let mut rig = Rig::with(&["--buffer-size", "65536", "--memory", "262144"]);
+    let _listener = rig.listen(80);
+    let mut rooms = Vec::new();
+    for port in 0.. {
+        rig.send(Header::new(op::REQUEST, port, 80).with(b""));
+        let answer = rig.receive().0;
+        if answer.op == op::RST {
+            break;
+        }
+        rooms.push(answer.buf_alloc);
+    }
+    assert!(
+        rooms.len() > 16 && rooms.iter().sum::<u32>() <= 262_144,
+        "{rooms:?}"
+    );
+}
+
+#[test]
+fn packets_are_taken_while_the_guest_has_no_buffer_for_answers() {
+    let mut rig = Rig::bare(&[], &vsock());
+    for port in 0..200 {
+        rig.send(Header::new(op::RW, port, 80).with(b"x"));
+    }
+    rig.post(16);
+    for port in 0..200 {
+        assert_eq!(rig.expect(op::RST).dst_port, port, "in order");
+    }
+}
+
+#[test]
+fn a_guest_that_never_takes_answers_is_not_served_for_ever() {
+    let mut rig = Rig::bare(&[], &vsock());
+    let mut pushed = 0;
+    while rig.guest.lanes[usize::from(TX)].queue.free() > 0 && pushed < 2000 {
+        rig.push(Header::new(op::RW, pushed, 80).with(b""));
+        pushed += 1;
+        while rig.guest.lanes[usize::from(TX)].queue.pop().unwrap().is_some() {}
+        if pushed > 300 {
+            // Time for the device to take more than it should.
+            std::thread::yield_now();
+        }
+    }
+    assert!(pushed < 2000, "{pushed} answers are waiting");
+    rig.post(32);
+    for port in 0..pushed {
+        assert_eq!(rig.expect(op::RST).dst_port, port);
+    }
+}
+
+#[test]
+fn a_connection_that_is_never_served_does_not_hold_up_others() {
+    let mut rig = Rig::new();
+    let (_, mut starved) = rig.connect(80);
+    rig.send(
+        Header {
+            buf_alloc: 0,
+            ..Header::new(op::CREDIT_UPDATE, PORT, 80)
+        }
+        .with(b""),
+    );
+    starved.write_all(b"no room for this").unwrap();
+    rig.expect(op::CREDIT_REQUEST);
+    let (_, mut served) = rig.called();
+    served.write_all(b"hello").unwrap();
+    let (header, payload) = rig.receive();
+    assert_eq!((header.op, &payload[..]), (op::RW, &b"hello"[..]));
+}
+
+#[test]
+fn connections_that_come_and_go_leave_nothing_behind() {
+    let mut rig = Rig::bare(&[], &vsock());
+    let listener = rig.listen(80);
+    listener.set_nonblocking(true).unwrap();
+    let before = fds(&rig);
+    for _ in 0..500 {
+        rig.send(Header::new(op::REQUEST, PORT, 80).with(b""));
+        rig.send(Header::new(op::RST, PORT, 80).with(b""));
+        while listener.accept().is_ok() {}
+    }
+    assert!(
+        fds(&rig) <= before,
+        "{before} descriptors before, {} now",
+        fds(&rig)
+    );
+    rig.post(4);
+    rig.quiet();
+    assert_eq!(rig.guest.lanes[usize::from(RX)].queue.pop().unwrap(), None);
+}
