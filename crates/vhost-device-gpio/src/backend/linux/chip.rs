@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{Timespec, epoll};
 use rustix::fs::{OFlags, fcntl_setfl};
+use vu_common::guest_warn;
 
 use super::lines::Chosen;
 use super::{Mode, Uapi};
@@ -134,7 +135,7 @@ impl<U: Uapi> LinuxChip<U> {
             Err(e) => e,
         };
         *held = None;
-        log::warn!("{}: released", self.explain(line, &error));
+        guest_warn!("{}: released", self.explain(line, &error));
     }
 
     /// Forgets the edges that the host has kept for a line.
