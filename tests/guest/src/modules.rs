@@ -31,3 +31,8 @@ pub(crate) fn insert(path: &Path, parameters: &str) -> std::io::Result<()> {
         Err(error) => Err(error.into()),
     }
 }
+
+/// Takes one module out of the kernel.
+pub(crate) fn remove(name: &str) -> std::io::Result<()> {
+    rustix::system::delete_module(&CString::new(name)?, 0).map_err(Into::into)
+}

@@ -22,6 +22,11 @@ impl Step {
         Self::new("insert", json!([module.display().to_string(), parameters]))
     }
 
+    /// Takes a kernel module out.
+    pub fn remove(module: &str) -> Self {
+        Self::new("remove", module)
+    }
+
     /// Runs a shell script to its end, and finds what it printed. The first command that fails ends it, and the play.
     pub fn script(text: &str) -> Self {
         Self::new("script", text)

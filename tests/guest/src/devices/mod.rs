@@ -4,8 +4,14 @@
 use crate::task::Task;
 
 mod blk;
+mod lines;
 mod rng;
 mod vsock;
 
 /// Every device's task by the device's name.
-pub(crate) const ALL: &[(&str, Task)] = &[("blk", blk::run), ("rng", rng::run), ("vsock", vsock::run)];
+pub(crate) const ALL: &[(&str, Task)] = &[
+    ("blk", blk::run),
+    ("lines", lines::run),
+    ("rng", rng::run),
+    ("vsock", vsock::run),
+];

@@ -10,6 +10,7 @@
 //! | `chip` | `{"name", "lines", "names": {"3": "led"}, "hogs": {"5": "fan"}}` | makes a gpio chip of the label `name`; its lines are `/run/NAME/sim_gpioN` |
 //! | `unplug`, `plug` | `NAME` | takes that chip away, brings it back |
 //! | `insert` | `["PATH", "PARAMETERS"]` | loads a kernel module |
+//! | `remove` | `"NAME"` | takes a kernel module out |
 //! | `write` | `["PATH", "TEXT"]` | writes to a file, such as an attribute of a device |
 //! | `expect` | `["PATH", "TEXT"]` | waits until that is all in the file, but for space around it |
 //! | `contains`, `lacks` | `["PATH", "TEXT"]` | waits until the file has the text in it, or has it no more |
@@ -64,6 +65,10 @@ const STEPS: &[(&str, Step)] = &[
     ("insert", |_, module| {
         let (path, parameters) = files::pair(module)?;
         modules::insert(path.as_ref(), parameters).with_context(|| path.to_owned())?;
+        Ok(Value::Null)
+    }),
+    ("remove", |_, name| {
+        modules::remove(string(name)?)?;
         Ok(Value::Null)
     }),
     ("write", |_, pair| files::write(pair)),

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Lines of a gpio chip in use, whatever the chip is: what a simulated host needs of its guest.
+//!
+//! Options: `chip=PATH` (`/dev/gpiochip0`) and `do=ACTION`:
+//! * `show`: the names and directions of all lines.
+//! * `get,line=N`: the level of an input.
+//! * `set,line=N,level=0|1`: drives a line; it is let go when the task ends.
+//! * `follow,in=N,out=M,stop=K`: gives line M the level that line N has at each of its edges, until line K has an edge.
+//!   The event `armed` says when an edge counts. Finds the `edges` of N and its last `level`.
+//! * `drive,line=N,seconds=S`: drives a line as fast as it goes, for so long. The event `driving` says that it has begun.
+//!   Finds how often it went `well` and how often it `failed`.
+
+use crate::report;
+use crate::task::{Options, Task};
+use anyhow::{Context, bail, ensure};
+use gpiocdev::chip::Chip;
+use gpiocdev::line::{Direction, EdgeDetection, Value as Level};
+use gpiocdev::request::{Config, Request};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The longest that the driver may take to find its device.
+const PROBE: Duration = Duration::from_secs(20);
+
+/// The longest that anybody may wait for an edge.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const ACTIONS: &[(&str, Task)] = &[
+    ("show", show),
+    ("get", get),
+    ("set", set),
+    ("follow", follow),
+    ("drive", drive),
+];
+
+/// Runs one action.
+pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
+    let action: String = options.get("do", "show".to_owned())?;
+    match ACTIONS.iter().find(|(name, _)| *name == action) {
+        Some((_, act)) => act(options),
+        None => bail!("do={action}: no such action"),
+    }
+}
+
+/// The chip's path, as soon as the driver has found it.
+fn chip(options: &Options) -> anyhow::Result<PathBuf> {
+    let path: String = options.get("chip", "/dev/gpiochip0".to_owned())?;
+    let end = Instant::now() + PROBE;
+    while !Path::new(&path).exists() {
+        ensure!(Instant::now() < end, "no {path} after {} s", PROBE.as_secs());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(path.into())
+}
+
+fn show(options: &Options) -> anyhow::Result<Value> {
+    let chip = Chip::from_path(chip(options)?)?;
+    let info = chip.info()?;
+    let lines = (0..info.num_lines)
+        .map(|line| {
+            let info = chip.line_info(line)?;
+            Ok(json!({ "name": info.name, "output": info.direction == Direction::Output }))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(json!({ "label": info.label, "lines": lines }))
+}
+
+fn get(options: &Options) -> anyhow::Result<Value> {
+    let line = options.get("line", 0)?;
+    let mut config = Config::default();
+    config.on_chip(chip(options)?).with_line(line).as_input();
+    let level = request(config)?.value(line)?;
+    Ok(json!({ "level": u8::from(level == Level::Active) }))
+}
+
+fn set(options: &Options) -> anyhow::Result<Value> {
+    let level = level(options.get("level", 1u8)? != 0);
+    let request = output(options, options.get("line", 0)?, level)?;
+    // The host looks while the line is ours.
+    report::event("set", Value::Null);
+    wait_for_stop(options)?;
+    drop(request);
+    Ok(Value::Null)
+}
+
+/// With `stop=K`, waits until line K has an edge.
+fn wait_for_stop(options: &Options) -> anyhow::Result<()> {
+    if !options.has("stop") {
+        return Ok(());
+    }
+    let edges = inputs(options, &[options.get("stop", 0)?])?;
+    report::event("armed", Value::Null);
+    ensure!(edges.wait_edge_event(PATIENCE)?, "waited in vain for an edge");
+    Ok(())
+}
+
+fn follow(options: &Options) -> anyhow::Result<Value> {
+    let (line, out, stop) = (
+        options.get("in", 0)?,
+        options.get("out", 1)?,
+        options.get("stop", 2)?,
+    );
+    let output = output(options, out, Level::Inactive)?;
+    let edges = inputs(options, &[line, stop])?;
+    report::event("armed", Value::Null);
+    let mut count = 0u64;
+    loop {
+        ensure!(
+            edges.wait_edge_event(PATIENCE)?,
+            "waited in vain for an edge after {count}"
+        );
+        if edges.read_edge_event()?.offset == stop {
+            break;
+        }
+        count += 1;
+        let level = edges.value(line)?;
+        output
+            .set_value(out, level)
+            .with_context(|| format!("after {count} edges"))?;
+    }
+    Ok(json!({ "edges": count, "level": u8::from(edges.value(line)? == Level::Active) }))
+}
+
+fn drive(options: &Options) -> anyhow::Result<Value> {
+    let line = options.get("line", 0)?;
+    let duration = Duration::from_secs(options.get("seconds", 5)?);
+    let output = output(options, line, Level::Inactive)?;
+    report::event("driving", Value::Null);
+    let start = Instant::now();
+    let (mut well, mut failed, mut high) = (0u64, 0u64, false);
+    let mut error = String::new();
+    while start.elapsed() < duration {
+        high = !high;
+        match output.set_value(line, level(high)) {
+            Ok(()) => well += 1,
+            Err(e) => {
+                failed += 1;
+                error = e.to_string();
+                // A driver that warns each time would do nothing else.
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+    Ok(json!({ "well": well, "failed": failed, "last": error }))
+}
+
+fn level(high: bool) -> Level {
+    if high { Level::Active } else { Level::Inactive }
+}
+
+fn output(options: &Options, line: u32, level: Level) -> anyhow::Result<Request> {
+    let mut config = Config::default();
+    config.on_chip(chip(options)?).with_line(line).as_output(level);
+    request(config)
+}
+
+/// Inputs whose edges are told.
+fn inputs(options: &Options, lines: &[u32]) -> anyhow::Result<Request> {
+    let mut config = Config::default();
+    config
+        .on_chip(chip(options)?)
+        .with_lines(lines)
+        .as_input()
+        .with_edge_detection(EdgeDetection::BothEdges);
+    request(config)
+}
+
+fn request(config: Config) -> anyhow::Result<Request> {
+    let mut builder = Request::from_config(config);
+    Ok(builder.with_consumer("vu-guest").request()?)
+}
