@@ -55,8 +55,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let groups = pair.loads(LOADS)?;
     let mut rows = vec![pair.start_up()?, pair.memory()?];
     let before = pair.threads()?;
+    let wired = pair.each(|bench| follows(bench, &*profile))?;
     pair.each(|bench| arm(bench, &*profile))?;
-    rows.extend(edges(&mut pair)?);
+    if wired == (true, true) {
+        rows.extend(edges(&mut pair)?);
+    } else {
+        eprintln!("no edges: on these chips line {FOLLOWER} does not follow line {OUTPUT}");
+    }
     let idle = pair.idle()?;
     let after = pair.threads()?;
     let threads = Fact {
@@ -78,7 +83,9 @@ fn launches(args: &Args, folder: &TempDir) -> Result<Launches> {
     fs::write(&board, text).with_context(|| board.display().to_string())?;
     let mut launches = args.launches("gpio")?;
     launches.ours = launches.ours.on(Some(&board));
-    if let Some(at) = launches.theirs.args.iter().position(|arg| arg == "-l") {
+    if args.peer.is_none()
+        && let Some(at) = launches.theirs.args.iter().position(|arg| arg == "-l")
+    {
         launches.theirs.args[at + 1] = LINES.to_string();
     }
     Ok(launches)
@@ -97,13 +104,23 @@ fn set(bench: &mut Bench, profile: &dyn Profile, (kind, line, value): (u16, u16,
 /// Enables the interrupts of lines that never change, and of the one that follows the output; parks a buffer for each of
 /// the former.
 fn arm(bench: &mut Bench, profile: &dyn Profile) -> Result<()> {
-    set(bench, profile, (kind::SET_VALUE, OUTPUT, 1))?;
     for line in (0..ARMED).chain([FOLLOWER]) {
         set(bench, profile, (kind::SET_DIRECTION, line, direction::IN))?;
         set(bench, profile, (kind::SET_IRQ_TYPE, line, irq::EDGE_BOTH))?;
     }
     (0..ARMED).for_each(|line| unmask(bench, line));
     Ok(())
+}
+
+/// Whether the wiring is there, as it is not on the kernel's chips. The output is high afterwards.
+fn follows(bench: &mut Bench, profile: &dyn Profile) -> Result<bool> {
+    let mut follows = true;
+    for level in [0, 1] {
+        set(bench, profile, (kind::SET_VALUE, OUTPUT, level.into()))?;
+        let answer = bench.ask(profile, &message(kind::GET_VALUE, FOLLOWER, 0))?;
+        follows &= answer == [status::OK, level];
+    }
+    Ok(follows)
 }
 
 fn unmask(bench: &mut Bench, line: u16) {

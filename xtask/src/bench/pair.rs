@@ -41,7 +41,7 @@ pub(crate) struct Args {
     daemon: Option<String>,
     /// Use this daemon as the peer instead of installing it
     #[arg(long)]
-    peer: Option<String>,
+    pub(super) peer: Option<String>,
 }
 
 /// How both daemons are started.
