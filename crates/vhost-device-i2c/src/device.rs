@@ -15,8 +15,10 @@
 //! **Groups.** A request with `VIRTIO_I2C_FLAGS_FAIL_NEXT` and the one after it are of one group, and a group is one
 //! transfer: no stop condition within it. Requests that are not of one group never are.
 //!
+//! - Drivers make the requests of a group available one by one, so a polling device may see the first before the last:
+//!   the rest is waited for, shortly.
 //! - A group may be longer than its ring (QEMU's has 4 entries), and Linux's driver then waits for the part that
-//!   fitted before it goes on. So what is there is done, as a transfer of its own, and nobody waits for the rest.
+//!   fitted before it goes on. So what is there is done in the end, as a transfer of its own.
 //!   That the part failed is kept, and what arrives later of the group fails with it.
 //! - If one request of what is there may not be sent, none is: a device that got half of a transfer may do
 //!   what nobody asked for, as a register that was selected for a read that never came, and whose next access is
@@ -34,7 +36,7 @@ use std::time::Duration;
 use vu_common::{Capabilities, Chain, Cx, Device, Ready, Spec, Start, Token, Worker, guest_warn};
 
 use crate::allow::AllowList;
-use crate::backend::{Address, Bus, Failure};
+use crate::backend::{Address, Bus, Failure, Waits};
 use crate::bus_thread::BusThread;
 use crate::group::{self, Group};
 use crate::request::{Header, Malformed, Request};
@@ -53,6 +55,12 @@ pub const MAX_GROUP: usize = 42;
 const TURN: usize = 256;
 /// The time of one byte and its acknowledge at 100 kHz, the slowest of the usual clocks.
 const BYTE_TIME: Duration = Duration::from_micros(90);
+/// How long the rest of a group is waited for: a driver takes less than a microsecond from one request to the next,
+/// unless it loses its CPU.
+const REST: Duration = Duration::from_millis(1);
+/// How long to look for the next request without sleeping. A driver asks again as soon as it is answered, and the
+/// way through two wake-ups takes longer than everything else. It ends by itself when the guest is idle.
+const POLL: Duration = Duration::from_micros(50);
 /// The longest wait for a transfer. The stop of a virtqueue waits, too, but 30 seconds at most.
 const MAX_WAIT: Duration = Duration::from_secs(25);
 
@@ -66,13 +74,17 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// How long a transfer of so many messages, and of so many bytes in them, may take.
-    fn patience(&self, messages: usize, bytes: usize) -> Duration {
-        // An address is a byte, too.
-        let bytes = u32::try_from(bytes.saturating_add(messages)).unwrap_or(u32::MAX);
-        let on_the_wire = BYTE_TIME.saturating_mul(bytes);
+    /// How long a transfer may take whose bytes need `on_the_wire`.
+    fn patience(&self, on_the_wire: Duration) -> Duration {
         self.timeout.saturating_add(on_the_wire).min(MAX_WAIT)
     }
+}
+
+/// How long so many messages, and so many bytes in them, are under way.
+fn on_the_wire(messages: usize, bytes: usize) -> Duration {
+    // An address is a byte, too.
+    let bytes = u32::try_from(bytes.saturating_add(messages)).unwrap_or(u32::MAX);
+    BYTE_TIME.saturating_mul(bytes)
 }
 
 /// An I2C adapter, as one guest sees it.
@@ -89,9 +101,9 @@ struct Adapter {
 
 /// The way to the bus.
 enum Port {
-    /// It never blocks. There is one worker at a time, so neither does the lock.
+    /// It never waits. There is one worker at a time, so neither does the lock.
     Direct(Mutex<Box<dyn Bus>>),
-    /// It may block.
+    /// It may have to wait.
     Thread(BusThread),
 }
 
@@ -99,17 +111,16 @@ impl I2c {
     /// An adapter by which the guest reaches the `allowed` devices of `bus`.
     ///
     /// # Errors
-    /// The host has no thread for a bus that may block.
+    /// The host has no thread for a bus that may have to wait.
     pub fn new(bus: Box<dyn Bus>, allowed: AllowList, limits: Limits) -> io::Result<Self> {
         Ok(Self(Arc::new(Adapter {
             name: bus.name(),
             max_group: bus.max_messages().clamp(1, MAX_GROUP),
             allowed,
             limits,
-            port: if bus.blocks() {
-                Port::Thread(BusThread::spawn(bus)?)
-            } else {
-                Port::Direct(Mutex::new(bus))
+            port: match bus.waits() {
+                Waits::Never => Port::Direct(Mutex::new(bus)),
+                Waits::Usually | Waits::Always => Port::Thread(BusThread::spawn(bus)?),
             },
         })))
     }
@@ -121,6 +132,7 @@ impl Device for I2c {
     fn spec(&self) -> Spec {
         Spec {
             features: VIRTIO_I2C_F_ZERO_LENGTH_REQUEST,
+            poll: POLL,
             ..Spec::new("i2c", VIRTIO_ID_I2C_ADAPTER, 1)
         }
     }
@@ -133,6 +145,7 @@ impl Device for I2c {
             fail_next: false,
             popped: 0,
             waiting: None,
+            rest: None,
         })
     }
 }
@@ -159,7 +172,7 @@ pub struct I2cWorker {
     adapter: Arc<Adapter>,
     /// The driver is one that may be served.
     accepted: bool,
-    /// Empty between calls, unless it is on the thread of the bus.
+    /// Empty between calls, unless it is on the thread of the bus or not whole.
     group: Group,
     /// The last request failed, and the next one is of its group.
     fail_next: bool,
@@ -167,6 +180,8 @@ pub struct I2cWorker {
     popped: usize,
     /// The timer of the group that is on the thread of the bus.
     waiting: Option<Token>,
+    /// The timer of a group that is not whole: at its end what is there is done.
+    rest: Option<Token>,
 }
 
 impl Worker for I2cWorker {
@@ -194,16 +209,25 @@ impl Worker for I2cWorker {
                 return;
             }
             self.waiting = None;
+        } else if self.rest == Some(token) {
+            self.rest = None;
+            self.transfer(cx);
         }
         self.queue(cx, REQUESTQ);
     }
 
-    // There is nothing to be done for a stop: a group that is on the bus is answered when it comes back, or when its
-    // time is over. To give it back would be to do it twice.
+    /// A group that is on the bus is answered when it comes back, or when its time is over: to give it back would be to do
+    /// it twice.
+    fn stop(&mut self, cx: &mut Cx<'_>, _q: usize) {
+        if self.waiting.is_none() {
+            self.stop_waiting_for_rest(cx);
+            self.group.give_back(cx);
+        }
+    }
 }
 
 impl I2cWorker {
-    /// Gathers what is there of the next group, and answers all that is not to reach the bus. False if nothing is left.
+    /// Gathers the next group, and answers all that is not to reach the bus. False if there is none, or not all of it.
     fn gather(&mut self, cx: &mut Cx<'_>, q: usize) -> bool {
         while (self.popped < TURN || !self.group.is_empty())
             && let Some(mut chain) = cx.pop(q)
@@ -227,18 +251,29 @@ impl I2cWorker {
                 Ok(request) => {
                     self.group.push(chain, request, open);
                     if !open {
+                        self.stop_waiting_for_rest(cx);
                         return true;
                     }
                 }
                 Err(refusal) => {
                     guest_warn!("{}: {refusal}", self.adapter.name);
+                    self.stop_waiting_for_rest(cx);
                     self.group.answer(0);
                     group::fail(chain);
                     self.fail_next = open;
                 }
             }
         }
-        !self.group.is_empty()
+        if !self.group.is_empty() && self.rest.is_none() {
+            self.rest = Some(cx.timer(REST));
+        }
+        false
+    }
+
+    fn stop_waiting_for_rest(&mut self, cx: &mut Cx<'_>) {
+        if let Some(timer) = self.rest.take() {
+            cx.cancel(timer);
+        }
     }
 
     /// What a request asks of the bus, if it may.
@@ -270,8 +305,12 @@ impl I2cWorker {
                 self.settle(result);
             }
             Port::Thread(thread) => {
-                let patience = self.adapter.limits.patience(self.group.len(), self.group.bytes());
-                match thread.start(std::mem::take(&mut self.group.messages), cx.waker()) {
+                let expected = on_the_wire(self.group.len(), self.group.bytes());
+                if let Some(result) = thread.at_once(&mut self.group.messages, expected) {
+                    return self.settle(result);
+                }
+                let patience = self.adapter.limits.patience(expected);
+                match thread.start(std::mem::take(&mut self.group.messages), expected, cx.waker()) {
                     Ok(()) => self.waiting = Some(cx.timer(patience)),
                     Err(messages) => {
                         guest_warn!("{}: still no answer to an earlier request", self.adapter.name);
@@ -303,7 +342,7 @@ impl I2cWorker {
 
 #[cfg(test)]
 mod tests {
-    use super::{Limits, MAX_GROUP, MAX_WAIT};
+    use super::{Limits, MAX_GROUP, MAX_WAIT, on_the_wire};
     use std::time::Duration;
 
     #[test]
@@ -312,11 +351,12 @@ mod tests {
             timeout: Duration::from_secs(1),
             max_message: 8192,
         };
-        assert_eq!(limits.patience(1, 0), Duration::from_micros(1_000_090));
+        let patience = |messages, bytes| limits.patience(on_the_wire(messages, bytes));
+        assert_eq!(patience(1, 0), Duration::from_micros(1_000_090));
         // A page of 8 KiB at 100 kHz takes three quarters of a second.
-        let page = limits.patience(1, 8192) - limits.timeout;
+        let page = patience(1, 8192) - limits.timeout;
         assert!((700..800).contains(&page.as_millis()), "{page:?}");
-        assert_eq!(limits.patience(MAX_GROUP, MAX_GROUP * 8192), MAX_WAIT);
-        assert_eq!(limits.patience(usize::MAX, usize::MAX), MAX_WAIT);
+        assert_eq!(patience(MAX_GROUP, MAX_GROUP * 8192), MAX_WAIT);
+        assert_eq!(patience(usize::MAX, usize::MAX), MAX_WAIT);
     }
 }

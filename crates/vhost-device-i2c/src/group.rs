@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 
-use vu_common::Chain;
+use vu_common::{Chain, Cx};
 
 use crate::backend::{Direction, Message};
 use crate::request::Request;
@@ -58,6 +58,16 @@ impl Group {
         });
         self.chains.push(chain);
         self.open = open;
+    }
+
+    /// Gives all requests back: none of them has reached the bus.
+    pub(crate) fn give_back(&mut self, cx: &mut Cx<'_>) {
+        self.spare
+            .extend(self.messages.drain(..).map(|message| message.data));
+        for chain in self.chains.drain(..).rev() {
+            cx.give_back(chain);
+        }
+        self.open = false;
     }
 
     /// Answers the first `done` requests with what came of their messages, all others with an error. The next request

@@ -60,13 +60,25 @@ pub struct Failure {
     pub error: io::Error,
 }
 
+/// How long a transfer may have to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// It never does.
+    Never,
+    /// As long as its bytes take, and at most the time-out of the adapter if a device holds it up. But an adapter
+    /// that is broken need not keep that.
+    Usually,
+    /// As long as a device likes.
+    Always,
+}
+
 /// The bus of a host, or a simulated one.
 pub trait Bus: Send {
     /// How people call it, as `i2c-1 (name of the adapter)`.
     fn name(&self) -> String;
 
-    /// Whether [`Bus::transfer`] may have to wait, so that it must not be called by a worker.
-    fn blocks(&self) -> bool;
+    /// Whether [`Bus::transfer`] may have to wait.
+    fn waits(&self) -> Waits;
 
     /// The most messages that one transfer can have; at least 1.
     fn max_messages(&self) -> usize;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use vhost_device_i2c::backend::{Address, Bus, Direction, Failure, Message};
+use vhost_device_i2c::backend::{Address, Bus, Direction, Failure, Message, Waits};
 use vhost_device_i2c::{AllowList, I2c, Limits};
 use vu_testkit::chains::{Framing, Placement, Request};
 use vu_testkit::devices::i2c::{HEADER, i2c, status};
@@ -159,8 +159,8 @@ impl Bus for Recorder {
         "recorder".to_owned()
     }
 
-    fn blocks(&self) -> bool {
-        self.blocks
+    fn waits(&self) -> Waits {
+        if self.blocks { Waits::Always } else { Waits::Never }
     }
 
     fn max_messages(&self) -> usize {

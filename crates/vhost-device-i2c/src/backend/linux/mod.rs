@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use self::adapter::{Adapter, Broken};
 use self::watch::Watch;
-use super::{Address, Bus, Failure, Message};
+use super::{Address, Bus, Failure, Message, Waits};
 
 /// Where the host lists the devices of its buses, and their drivers.
 const DEVICES: &str = "/sys/bus/i2c/devices";
@@ -152,8 +152,8 @@ impl Bus for LinuxBus {
         }
     }
 
-    fn blocks(&self) -> bool {
-        true
+    fn waits(&self) -> Waits {
+        Waits::Usually
     }
 
     fn max_messages(&self) -> usize {

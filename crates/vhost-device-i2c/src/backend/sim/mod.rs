@@ -13,7 +13,7 @@ mod slow;
 
 use std::io;
 
-use super::{Address, Bus, Direction, Failure, Message};
+use super::{Address, Bus, Direction, Failure, Message, Waits};
 
 /// What a chip does between a start and a stop condition. It knows neither its address nor the bus.
 pub(crate) trait Device: Send {
@@ -123,8 +123,12 @@ impl Bus for SimBus {
         self.name.clone()
     }
 
-    fn blocks(&self) -> bool {
-        self.places.iter().any(|place| place.device.stretches())
+    fn waits(&self) -> Waits {
+        if self.places.iter().any(|place| place.device.stretches()) {
+            Waits::Always
+        } else {
+            Waits::Never
+        }
     }
 
     fn max_messages(&self) -> usize {
@@ -261,9 +265,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_bus_with_a_device_that_stretches_blocks() {
-        assert!(!open("24c02@0x50,lm75@0x48,regs@0x20,nak@0x30").unwrap().blocks());
-        assert!(open("regs@0x20,slow@0x31=1ms").unwrap().blocks());
+    fn only_a_bus_with_a_device_that_stretches_has_to_wait() {
+        let waits = |devices| open(devices).unwrap().waits();
+        assert_eq!(waits("24c02@0x50,lm75@0x48,regs@0x20,nak@0x30"), Waits::Never);
+        assert_eq!(waits("regs@0x20,slow@0x31=1ms"), Waits::Always);
     }
 
     #[test]
