@@ -23,13 +23,7 @@ pub struct Sample {
 /// A back end is measured even if its used lengths are wrong: that is another test.
 const ANY_LENGTH: Option<u64> = Some(u64::MAX);
 
-/// One prepared request, offered again and again.
-struct Slot {
-    chain: Vec<Descriptor>,
-    begun: Instant,
-}
-
-fn prepare(lane: &mut Lane, request: &Request, framing: Framing) -> Slot {
+fn prepare(lane: &mut Lane, request: &Request, framing: Framing) -> Vec<Descriptor> {
     let mut readable = request.readable.as_slice();
     let mut chain = Vec::new();
     for (len, is_writable) in framing.cut(request) {
@@ -44,10 +38,7 @@ fn prepare(lane: &mut Lane, request: &Request, framing: Framing) -> Slot {
             chain.push(Descriptor::readable(addr, size));
         }
     }
-    Slot {
-        chain,
-        begun: Instant::now(),
-    }
+    chain
 }
 
 /// One request by interrupt; all device-writable bytes of it afterwards.
@@ -55,7 +46,7 @@ fn prepare(lane: &mut Lane, request: &Request, framing: Framing) -> Slot {
 /// # Errors
 /// When it does not come back.
 pub fn ask(lane: &mut Lane, request: &Request, framing: Framing) -> anyhow::Result<Vec<u8>> {
-    let chain = prepare(lane, request, framing).chain;
+    let chain = prepare(lane, request, framing);
     lane.queue.add(&chain, ANY_LENGTH);
     lane.queue.submit();
     lane.queue.wait(lane.end())?;
@@ -68,27 +59,30 @@ pub fn ask(lane: &mut Lane, request: &Request, framing: Framing) -> anyhow::Resu
     Ok(answer)
 }
 
-/// Keeps `depth` times `request` in flight for `time`. Answers are counted, not checked: the table does that.
+/// Keeps `depth` of `requests` in flight for `time`, each of them in turn. Answers are counted, not checked: the table
+/// does that.
 ///
 /// # Errors
 /// When a request does not come back, or the process is gone.
 pub fn measure(
     lane: &mut Lane,
-    request: &Request,
+    requests: &[Request],
     framing: Framing,
     pid: u32,
     depth: usize,
     time: Duration,
 ) -> anyhow::Result<Sample> {
-    let mut slots: Vec<Slot> = (0..depth).map(|_| prepare(lane, request, framing)).collect();
-    let mut owner = vec![0; usize::from(lane.queue.size)];
+    // So many that none is with the device twice, if that answers in order.
+    let turn = requests.iter().cycle().take(requests.len() * depth);
+    let chains: Vec<_> = turn.map(|request| prepare(lane, request, framing)).collect();
+    let mut next = chains.iter().cycle();
+    let mut submitted = vec![Instant::now(); usize::from(lane.queue.size)];
     let mut latencies = Vec::new();
     let cpu = process::cpu_time(pid)?;
     let began = Instant::now();
     let end = began + time;
-    for (number, slot) in slots.iter_mut().enumerate() {
-        slot.begun = began;
-        owner[usize::from(lane.queue.add(&slot.chain, ANY_LENGTH))] = number;
+    for chain in next.by_ref().take(depth) {
+        submitted[usize::from(lane.queue.add(chain, ANY_LENGTH))] = began;
     }
     lane.queue.submit();
     loop {
@@ -96,12 +90,9 @@ pub fn measure(
         let now = Instant::now();
         let (mut returned, more) = (Some(used), now < end);
         while let Some(used) = returned {
-            let number = owner[used.id as usize];
-            let slot = &mut slots[number];
-            latencies.push(now - slot.begun);
-            if more {
-                slot.begun = now;
-                owner[usize::from(lane.queue.add(&slot.chain, ANY_LENGTH))] = number;
+            latencies.push(now - submitted[used.id as usize]);
+            if let Some(chain) = next.next().filter(|_| more) {
+                submitted[usize::from(lane.queue.add(chain, ANY_LENGTH))] = now;
             }
             returned = lane.queue.pop()?;
         }

@@ -26,21 +26,32 @@ const LINES: u16 = ARMED + 2;
 /// Edges per round, an even number, for the output is high at the end as it was at first.
 const EDGES: u32 = 500;
 
-const fn load(what: &'static str, request: fn() -> Request, depth: usize) -> Load {
+const fn load(what: &'static str, requests: fn() -> Vec<Request>, depth: usize) -> Load {
     Load {
         what,
-        request,
+        requests,
         depth,
         goal: Some(2.0),
     }
 }
 
 const LOADS: &[Load] = &[
-    load("get value", || message(kind::GET_VALUE, FOLLOWER, 0), 1),
-    load("get value", || message(kind::GET_VALUE, FOLLOWER, 0), 16),
-    load("set value", || message(kind::SET_VALUE, OUTPUT, 1), 1),
-    load("set value", || message(kind::SET_VALUE, OUTPUT, 1), 16),
+    load("get value", get, 1),
+    load("get value", get, 16),
+    load("set value", set_in_turn, 1),
+    load("set value", set_in_turn, 16),
 ];
+
+fn get() -> Vec<Request> {
+    vec![message(kind::GET_VALUE, FOLLOWER, 0)]
+}
+
+/// Low and high: a daemon may know what a line is already.
+fn set_in_turn() -> Vec<Request> {
+    [0, 1]
+        .map(|level| message(kind::SET_VALUE, OUTPUT, level))
+        .to_vec()
+}
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let folder = TempDir::new()?;

@@ -8,10 +8,10 @@ use vu_testkit::devices::i2c::{REGISTERS, read, status, write};
 use super::pair::{Args, Load, Pair};
 use super::report;
 
-const fn load(what: &'static str, request: fn() -> Request, depth: usize) -> Load {
+const fn load(what: &'static str, requests: fn() -> Vec<Request>, depth: usize) -> Load {
     Load {
         what,
-        request,
+        requests,
         depth,
         goal: Some(2.0),
     }
@@ -19,11 +19,11 @@ const fn load(what: &'static str, request: fn() -> Request, depth: usize) -> Loa
 
 /// A register is selected and filled by a write; a read goes on where the last one ended.
 const LOADS: &[Load] = &[
-    load("write of 2 bytes", || write(REGISTERS, 0, &[0, 1]), 1),
-    load("write of 2 bytes", || write(REGISTERS, 0, &[0, 1]), 4),
-    load("read of 2 bytes", || read(REGISTERS, 0, 2), 1),
-    load("read of 2 bytes", || read(REGISTERS, 0, 2), 4),
-    load("read of 32 bytes", || read(REGISTERS, 0, 32), 4),
+    load("write of 2 bytes", || vec![write(REGISTERS, 0, &[0, 1])], 1),
+    load("write of 2 bytes", || vec![write(REGISTERS, 0, &[0, 1])], 4),
+    load("read of 2 bytes", || vec![read(REGISTERS, 0, 2)], 1),
+    load("read of 2 bytes", || vec![read(REGISTERS, 0, 2)], 4),
+    load("read of 32 bytes", || vec![read(REGISTERS, 0, 32)], 4),
 ];
 
 pub(super) fn run(args: &Args) -> Result<()> {

@@ -66,11 +66,12 @@ impl Args {
     }
 }
 
-/// A number of equal requests in flight.
+/// A number of requests of one kind in flight.
 pub(super) struct Load {
     /// The request in a few words.
     pub(super) what: &'static str,
-    pub(super) request: fn() -> Request,
+    /// Those that it takes in turn.
+    pub(super) requests: fn() -> Vec<Request>,
     /// Requests in flight.
     pub(super) depth: usize,
     /// How many times the requests per second of the peer.
@@ -176,11 +177,11 @@ impl<'a> Pair<'a> {
 
     fn load(&mut self, load: &Load) -> Result<Group> {
         let (profile, time) = (self.profile.clone(), Duration::from_millis(self.args.time));
-        let request = (load.request)();
+        let requests = (load.requests)();
         let samples = self.turns(|bench| {
             let pid = bench.daemon.pid();
             let lane = bench.guest.lane();
-            meter::measure(lane, &request, profile.framing(), pid, load.depth, time)
+            meter::measure(lane, &requests, profile.framing(), pid, load.depth, time)
         })?;
         let row = |title: &str, unit, goal, value: fn(&Sample) -> f64| Row {
             title: title.to_owned(),

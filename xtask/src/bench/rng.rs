@@ -9,20 +9,20 @@ use super::pair::{Args, Load, Pair};
 use super::report;
 
 /// `bytes` of entropy, `depth` times at once.
-const fn load(what: &'static str, request: fn() -> Request, depth: usize) -> Load {
+const fn load(what: &'static str, requests: fn() -> Vec<Request>, depth: usize) -> Load {
     Load {
         what,
-        request,
+        requests,
         depth,
         goal: None,
     }
 }
 
-fn bytes(writable: usize) -> Request {
-    Request {
+fn bytes(writable: usize) -> Vec<Request> {
+    vec![Request {
         readable: Vec::new(),
         writable,
-    }
+    }]
 }
 
 const LOADS: &[Load] = &[
