@@ -2,10 +2,13 @@
 //! What neither side can exceed.
 
 use std::io::Write;
+use std::time::Duration;
 
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use vu_testkit::devices::vsock::{Header, RX, TX, op, vsock};
 
-use vu_testkit::process::open_fds;
+use vu_testkit::process::{cpu_ticks, open_fds};
 
 use crate::support::{PORT, Rig};
 
@@ -117,4 +120,54 @@ fn connections_that_come_and_go_leave_nothing_behind() {
     rig.post(4);
     rig.quiet();
     assert_eq!(rig.guest.lanes[usize::from(RX)].queue.pop().unwrap(), None);
+}
+
+#[test]
+fn a_full_backlog_is_a_reset_and_no_more() {
+    let mut rig = Rig::new();
+    let listener = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    net::bind(&listener, &SocketAddrUnix::new(rig.path(80)).unwrap()).unwrap();
+    net::listen(&listener, 1).unwrap();
+    let mut answers = Vec::new();
+    for port in 0..8 {
+        rig.send(Header::new(op::REQUEST, port, 80).with(b""));
+        answers.push(rig.receive().0.op);
+    }
+    let accepted = answers.iter().filter(|answer| **answer == op::RESPONSE).count();
+    assert!(accepted > 0 && accepted < 8, "{answers:?}");
+    assert!(
+        answers[accepted..].iter().all(|answer| *answer == op::RST),
+        "{answers:?}"
+    );
+    let _first = net::accept(&listener).unwrap();
+    rig.send(Header::new(op::REQUEST, 8, 80).with(b""));
+    rig.expect(op::RESPONSE);
+}
+
+#[test]
+fn no_more_descriptors_is_a_reset_and_an_idle_daemon() {
+    let mut rig = Rig::new();
+    let listener = rig.listen(80);
+    let (_, mut stream) = rig.connect(81);
+    let pid = Pid::from_raw(rig.daemon.pid().cast_signed());
+    let before = getrlimit(Resource::Nofile);
+    let none = Rlimit {
+        current: Some(3),
+        ..before
+    };
+    prlimit(pid, Resource::Nofile, none).unwrap();
+    rig.send(Header::new(op::REQUEST, PORT, 80).with(b""));
+    rig.expect(op::RST);
+    // Nobody can be accepted; the one who waits must not keep the daemon busy.
+    let mut waits = rig.process();
+    waits.write_all(format!("CONNECT {PORT}\n").as_bytes()).unwrap();
+    stream.write_all(b"still here").unwrap();
+    assert_eq!(rig.receive().1, b"still here");
+    let busy = cpu_ticks(rig.daemon.pid()).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let busy = cpu_ticks(rig.daemon.pid()).unwrap() - busy;
+    assert!(busy < 10, "{busy} ticks of CPU time in half a second");
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    assert_eq!(rig.expect(op::REQUEST).dst_port, PORT);
+    drop(listener);
 }
