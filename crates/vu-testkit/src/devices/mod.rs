@@ -11,12 +11,14 @@ use crate::spawn::{Daemon, Launch};
 pub mod blk;
 pub mod gpio;
 pub mod i2c;
+pub mod input;
 mod rng;
 pub mod vsock;
 
 pub use blk::{Blk, blk};
 pub use gpio::{Gpio, gpio};
 pub use i2c::{I2c, i2c};
+pub use input::{Input, input};
 pub use rng::{Rng, rng};
 pub use vsock::{Vsock, vsock};
 
@@ -121,6 +123,7 @@ pub fn by_name(name: &str) -> Option<Box<dyn Profile>> {
         "blk" => Some(Box::new(blk())),
         "gpio" => Some(Box::new(gpio())),
         "i2c" => Some(Box::new(i2c())),
+        "input" => Some(Box::new(input())),
         "rng" => Some(Box::new(rng())),
         "vsock" => Some(Box::new(vsock())),
         _ => None,
@@ -128,4 +131,4 @@ pub fn by_name(name: &str) -> Option<Box<dyn Profile>> {
 }
 
 /// The names that [`by_name`] knows.
-pub const NAMES: &[&str] = &["blk", "gpio", "i2c", "rng", "vsock"];
+pub const NAMES: &[&str] = &["blk", "gpio", "i2c", "input", "rng", "vsock"];
