@@ -12,13 +12,14 @@ use crate::frontend::wire::{feature, protocol};
 use crate::guest::{ADJACENT, ADJACENT_SIZE, Guest, Options};
 use crate::memory::{Mapping, PAGE};
 
-/// A log that covers the lowest 4 MiB of the guest, at an offset of its file.
+/// A log that covers the lowest bytes of the guest, at an offset of its file.
 struct DirtyLog {
     map: Mapping,
 }
 
 const LOG_OFFSET: u64 = 0x1000;
-const LOG_SIZE: u64 = (4 << 20) / PAGE / 8;
+/// As far as these tests reach, and more: one bit for each page.
+const LOG_SIZE: u64 = (ADJACENT + 2 * ADJACENT_SIZE) / PAGE / 8;
 
 impl DirtyLog {
     fn start(guest: &Guest) -> Result<Self> {
@@ -31,7 +32,7 @@ impl DirtyLog {
 
     fn dirty(&self, addr: u64) -> bool {
         let page = addr / PAGE;
-        let byte = usize::try_from(page / 8).expect("the log covers 4 MiB");
+        let byte = usize::try_from(page / 8).expect("the page is among those of the log");
         self.map.load_u8(byte) >> (page % 8) & 1 == 1
     }
 
@@ -40,7 +41,7 @@ impl DirtyLog {
     }
 }
 
-/// A guest whose buffers lie below 4 MiB, with logging on.
+/// A guest whose buffers the log covers, with logging on.
 fn logged_guest(cx: &Cx, size: u16) -> Result<(Guest, DirtyLog)> {
     cx.need_feature(feature::LOG_ALL, "LOG_ALL")?;
     cx.need_protocol(protocol::LOG_SHMFD, "LOG_SHMFD")?;
