@@ -4,6 +4,7 @@
 use crate::task::Task;
 
 mod blk;
+mod bus;
 mod lines;
 mod rng;
 mod vsock;
@@ -11,6 +12,7 @@ mod vsock;
 /// Every device's task by the device's name.
 pub(crate) const ALL: &[(&str, Task)] = &[
     ("blk", blk::run),
+    ("bus", bus::run),
     ("lines", lines::run),
     ("rng", rng::run),
     ("vsock", vsock::run),
