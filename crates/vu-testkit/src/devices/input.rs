@@ -99,7 +99,7 @@ impl Profile for Input {
     }
 
     fn request(&self, number: u64, _size: usize) -> Request {
-        let on = i32::from(number % 2 == 0);
+        let on = i32::from(number.is_multiple_of(2));
         match number % 7 {
             code @ 0..=2 => status(ev::LED, code as u16, on),
             3 => status(ev::SND, 1, on),
