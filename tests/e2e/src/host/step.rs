@@ -138,11 +138,6 @@ impl Chip {
         Step::new("unplug", self.label.clone())
     }
 
-    /// Brings it back.
-    pub fn plug(&self) -> Step {
-        Step::new("plug", self.label.clone())
-    }
-
     /// Drives a line from outside.
     pub fn pull(&self, line: u32, high: bool) -> Step {
         Step::write(&self.file(line, "pull"), pulls(high))

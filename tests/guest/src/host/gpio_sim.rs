@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const FOLDER: &str = "/sys/kernel/config/gpio-sim";
 
@@ -29,27 +29,19 @@ pub(super) fn make(chip: &Value) -> anyhow::Result<Value> {
         write(&hog.join("name"), string(consumer)?)?;
         write(&hog.join("direction"), "output-high")?;
     }
-    switch(name, true)
-}
-
-/// Takes a chip away or brings it back.
-pub(super) fn set_live(name: &Value, live: bool) -> anyhow::Result<Value> {
-    switch(string(name)?, live)
-}
-
-fn switch(name: &str, live: bool) -> anyhow::Result<Value> {
     let chip = Path::new(FOLDER).join(name);
-    write(&chip.join("live"), if live { "1" } else { "0" })?;
-    let link = PathBuf::from("/run").join(name);
-    // Not there before the first time.
-    let _ = fs::remove_file(&link);
-    if live {
-        let device = read(&chip.join("dev_name"))?;
-        let folder = Path::new("/sys/devices/platform")
-            .join(device)
-            .join(read(&chip.join("bank0/chip_name"))?);
-        symlink(&folder, &link).with_context(|| link.display().to_string())?;
-    }
+    write(&chip.join("live"), "1")?;
+    let folder = Path::new("/sys/devices/platform")
+        .join(read(&chip.join("dev_name"))?)
+        .join(read(&bank.join("chip_name"))?);
+    let link = Path::new("/run").join(name);
+    symlink(&folder, &link).with_context(|| link.display().to_string())?;
+    Ok(Value::Null)
+}
+
+/// Takes a chip away.
+pub(super) fn unplug(name: &Value) -> anyhow::Result<Value> {
+    write(&Path::new(FOLDER).join(string(name)?).join("live"), "0")?;
     Ok(Value::Null)
 }
 

@@ -8,7 +8,7 @@
 //! | step | arguments | what it does |
 //! |---|---|---|
 //! | `chip` | `{"name", "lines", "names": {"3": "led"}, "hogs": {"5": "fan"}}` | makes a gpio chip of the label `name`; its lines are `/run/NAME/sim_gpioN` |
-//! | `unplug`, `plug` | `NAME` | takes that chip away, brings it back |
+//! | `unplug` | `"NAME"` | takes that chip away |
 //! | `insert` | `["PATH", "PARAMETERS"]` | loads a kernel module |
 //! | `remove` | `"NAME"` | takes a kernel module out |
 //! | `write` | `["PATH", "TEXT"]` | writes to a file, such as an attribute of a device |
@@ -60,8 +60,7 @@ type Step = fn(&mut Play, &Value) -> anyhow::Result<Value>;
 
 const STEPS: &[(&str, Step)] = &[
     ("chip", |_, chip| gpio_sim::make(chip)),
-    ("plug", |_, name| gpio_sim::set_live(name, true)),
-    ("unplug", |_, name| gpio_sim::set_live(name, false)),
+    ("unplug", |_, name| gpio_sim::unplug(name)),
     ("insert", |_, module| {
         let (path, parameters) = files::pair(module)?;
         modules::insert(path.as_ref(), parameters).with_context(|| path.to_owned())?;
