@@ -99,8 +99,9 @@ impl InputWorker {
         self.watch(cx);
     }
 
-    /// Every buffer of the status queue comes back at once.
+    /// Every buffer of the status queue comes back, when the host has got what it says.
     fn take_statuses(&mut self, cx: &mut Cx<'_>) {
+        let mut chains = Vec::new();
         while let Some(mut chain) = cx.pop(STATUSQ) {
             let mut bytes = [0; EVENT_LEN];
             if chain.reader().read_exact(&mut bytes).is_ok() {
@@ -110,12 +111,13 @@ impl InputWorker {
             } else {
                 guest_warn!("a buffer on the status queue of less than {EVENT_LEN} bytes");
             }
-            chain.complete(0);
+            chains.push(chain);
         }
         if let Some(source) = self.source.as_mut().filter(|_| !self.statuses.is_empty()) {
             source.status(&self.statuses);
         }
         self.statuses.clear();
+        chains.into_iter().for_each(|chain| chain.complete(0));
     }
 }
 

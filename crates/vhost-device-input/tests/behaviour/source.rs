@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
 use vhost_device_input::backend::{Change, Source};
@@ -86,17 +87,17 @@ impl Source for Played {
     }
 }
 
-/// A connection to a device of this process.
-fn connect(device: &Arc<Input>) -> FrontEnd {
+/// A connection to a device of this process, and the thread that serves it.
+fn connect(device: &Arc<Input>) -> (FrontEnd, JoinHandle<()>) {
     let (ours, its) = UnixStream::pair().unwrap();
     let device = device.clone();
-    std::thread::spawn(move || vu_common::serve_stream(its, &device).unwrap());
-    FrontEnd::from_stream(ours, DEADLINE).unwrap()
+    let thread = std::thread::spawn(move || vu_common::serve_stream(its, &device).unwrap());
+    (FrontEnd::from_stream(ours, DEADLINE).unwrap(), thread)
 }
 
 fn guest_of(source: &Played) -> Reader {
     let device = Arc::new(Input::new(Box::new(source.clone())));
-    Reader::boot(connect(&device), &options(QEMU_RING))
+    Reader::boot(connect(&device).0, &options(QEMU_RING))
 }
 
 #[test]
@@ -180,7 +181,8 @@ fn a_source_that_cannot_wait_is_read_and_its_keys_end_as_they_are() {
 fn the_source_is_attached_while_the_event_queue_runs() {
     let source = Played::new();
     let device = Arc::new(Input::new(Box::new(source.clone())));
-    let mut reader = Reader::boot(connect(&device), &options(QEMU_RING));
+    let (front, thread) = connect(&device);
+    let mut reader = Reader::boot(front, &options(QEMU_RING));
     reader.fill();
     source.press(30, 1);
     assert_eq!(reader.events(2), [(1, 30, 1), REPORT]);
@@ -189,7 +191,8 @@ fn the_source_is_attached_while_the_event_queue_runs() {
     reader.guest.front.get_vring_base(EVENTQ.into()).unwrap();
     assert_eq!(source.seen(), ["attach", "1 1", "detach"]);
     drop(reader);
-    let mut reader = Reader::boot(connect(&device), &options(QEMU_RING));
+    thread.join().unwrap();
+    let mut reader = Reader::boot(connect(&device).0, &options(QEMU_RING));
     reader.fill();
     source.press(31, 1);
     assert_eq!(reader.events(2), [(1, 31, 1), REPORT]);

@@ -11,6 +11,7 @@ fn leds_sounds_and_repeats_reach_the_host() {
     let daemon = daemon("keyboard");
     let mut reader = Reader::of(&daemon);
     let mut client = Client::of(&daemon);
+    client.act("wait");
     client.act("watch");
     for (kind, code, value, news) in [
         (ev::LED, 1, 1, "LED_CAPSL 1"),
@@ -46,6 +47,7 @@ fn msc_events_of_the_guest_come_to_nothing() {
     let daemon = daemon("keyboard");
     let mut reader = Reader::of(&daemon);
     let mut client = Client::of(&daemon);
+    client.act("wait");
     client.act("watch");
     for kind in [ev::MSC, ev::SYN, ev::KEY, ev::REL, 0x15, 0xffff] {
         reader.say(kind, 5, 1);
