@@ -32,6 +32,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
 use self::inline::Inline;
 use self::limits::Facts;
 use self::pool::{Pool, Threads};
@@ -196,6 +198,8 @@ fn open_file(options: &Options) -> Result<File, OpenError> {
             _ => failed(error),
         })?;
     check(file.metadata().map_err(failed)?.file_type())?;
+    // When a guest reads its disk need not be known; only the owner of a file may say so.
+    let _ = fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::NOATIME));
     Ok(file)
 }
 
