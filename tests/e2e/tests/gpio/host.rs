@@ -28,7 +28,7 @@ const LINES: &str = "/sys/kernel/debug/gpio";
 const CONSUMER: &str = "vhost-device-gpio";
 
 /// Line 3 follows line 2 until line 4 has an edge.
-const FOLLOW: &str = "lines,do=follow,in=2,out=3,stop=4";
+const FOLLOW: &str = "gpio,do=follow,in=2,out=3,stop=4";
 const IN: u32 = 2;
 const OUT: u32 = 3;
 const STOP: u32 = 4;
@@ -88,7 +88,7 @@ fn skips(name: &str) -> Result<bool> {
 
 /// Has the guest do a task that is done at once, and finds its result.
 fn task(line: &str) -> [Step; 2] {
-    [Step::say(line), Step::result("lines")]
+    [Step::say(line), Step::result("gpio")]
 }
 
 fn outputs_inputs_and_edges(guest: fn(&Lab) -> Result<Launch>, args: &[&str]) -> Result<()> {
@@ -103,12 +103,12 @@ fn outputs_inputs_and_edges(guest: fn(&Lab) -> Result<Launch>, args: &[&str]) ->
         board.is(OUT, false),
         Step::contains(LINES, CONSUMER),
         board.pull(STOP, true),
-        Step::result("lines"),
+        Step::result("gpio"),
     ];
     let levels = [board.pull(5, true)]
         .into_iter()
-        .chain(task("lines,do=get,line=5"))
-        .chain(task("lines,do=get,line=6"));
+        .chain(task("gpio,do=get,line=5"))
+        .chain(task("gpio,do=get,line=6"));
     let found = play(guest, &board, args, follow.into_iter().chain(levels))?;
     let [_armed, followed, high, low] = &found[..] else {
         anyhow::bail!("found {found:?}");
@@ -157,7 +157,7 @@ fn no_edge_is_lost(version: &str) -> Result<()> {
         board.pull(IN, false),
         board.is(OUT, false),
         board.pull(STOP, true),
-        Step::result("lines"),
+        Step::result("gpio"),
     ];
     let found = play(uml, &board, &["--chip", "board", "--uapi", version], steps)?;
     let [_armed, answered, free, result] = &found[..] else {
@@ -198,8 +198,8 @@ fn line_of_another_is_refused_by_the_name_of_who_has_it() -> Result<()> {
     }
     let board = board().hog(5, "fan");
     let steps = [
-        Step::say("lines,do=get,line=5"),
-        Step::failure("lines"),
+        Step::say("gpio,do=get,line=5"),
+        Step::failure("gpio"),
         Step::says("line 5"),
         Step::says("in use by \"fan\""),
         Step::contains(LINES, "fan"),
@@ -209,7 +209,7 @@ fn line_of_another_is_refused_by_the_name_of_who_has_it() -> Result<()> {
         uml,
         &board,
         &["--chip", "board"],
-        steps.into_iter().chain(task("lines,do=get,line=6")),
+        steps.into_iter().chain(task("gpio,do=get,line=6")),
     )?;
     ensure!(found[1]["level"] == 1, "{}", found[1]);
     Ok(())
@@ -221,19 +221,19 @@ fn guest_has_the_lines_that_were_chosen() -> Result<()> {
         return Ok(());
     }
     let board = board().name(3, "led").name(6, "button");
-    let steps = task("lines,do=show").into_iter().chain([
-        Step::say("lines,do=set,line=0,level=1,stop=2"),
+    let steps = task("gpio,do=look").into_iter().chain([
+        Step::say("gpio,do=set,line=0,level=1,stop=2"),
         Step::event("armed"),
         board.is(3, true),
         board.pull(1, true),
-        Step::result("lines"),
+        Step::result("gpio"),
         // That one is the guest's to read only.
-        Step::say("lines,do=set,line=1,level=1"),
-        Step::failure("lines"),
+        Step::say("gpio,do=set,line=1,level=1"),
+        Step::failure("gpio"),
         Step::says("may only read it"),
         board.pull(6, true),
     ]);
-    let steps = steps.chain(task("lines,do=get,line=1"));
+    let steps = steps.chain(task("gpio,do=get,line=1"));
     let found = play(uml, &board, &["--chip", "board:led,button/ro,1"], steps)?;
     let names: Vec<&str> = found[0]["lines"]
         .as_array()
@@ -250,13 +250,13 @@ fn guest_has_the_lines_that_were_chosen() -> Result<()> {
 fn chip_goes_under_load(removal: Step) -> Result<()> {
     let board = board();
     let steps = [
-        Step::say("lines,do=drive,line=3,seconds=8"),
+        Step::say("gpio,do=drive,line=3,seconds=8"),
         Step::event("driving"),
         removal,
-        Step::result("lines"),
+        Step::result("gpio"),
         Step::idle(),
-        Step::say("lines,do=get,line=5"),
-        Step::failure("lines"),
+        Step::say("gpio,do=get,line=5"),
+        Step::failure("gpio"),
     ];
     let found = play(uml, &board, &["--chip", "board"], steps)?;
     let driven = &found[1];

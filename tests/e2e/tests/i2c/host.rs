@@ -110,19 +110,19 @@ fn skips(name: &str) -> Result<bool> {
 
 /// Has the guest do a transfer, and finds its result.
 fn transfer(messages: &str) -> [Step; 2] {
-    task(&format!("bus,do=transfer,m={messages}"))
+    task(&format!("i2c,do=transfer,m={messages}"))
 }
 
 /// Has the guest do a task that is done at once, and finds its result.
 fn task(line: &str) -> [Step; 2] {
-    [Step::say(line), Step::result("bus")]
+    [Step::say(line), Step::result("i2c")]
 }
 
 /// Has the guest try a transfer that must fail, and finds its result.
 fn refused(messages: &str) -> [Step; 2] {
     [
-        Step::say(&format!("bus,do=transfer,m={messages}")),
-        Step::failure("bus"),
+        Step::say(&format!("i2c,do=transfer,m={messages}")),
+        Step::failure("i2c"),
     ]
 }
 
@@ -267,11 +267,11 @@ fn adapter_that_goes_under_load_is_an_error_until_it_is_back() -> Result<()> {
     let (unbind, bind) = (format!("{DRIVER}/unbind"), format!("{DRIVER}/bind"));
     let steps = [
         vec![
-            Step::say("bus,do=load,m=51w00+51r4,seconds=6"),
+            Step::say("i2c,do=load,m=51w00+51r4,seconds=6"),
             Step::event("loading"),
             // That waits until nobody has it open.
             Step::write(&unbind, "lab_i2c"),
-            Step::result("bus"),
+            Step::result("i2c"),
             Step::says("the adapter was removed"),
             Step::idle(),
         ],
@@ -300,7 +300,7 @@ fn smbus_commands() -> Result<()> {
         return Ok(());
     }
     let steps = [
-        task("bus,do=smbus,at=50").to_vec(),
+        task("i2c,do=smbus,at=50").to_vec(),
         // The host finds in the chip what the guest wrote.
         vec![Step::script(
             "i2cget -y 0 0x50 0x10 b; i2cget -y 0 0x50 0x20 w; i2cget -y 0 0x50 0x32 b",
@@ -308,7 +308,7 @@ fn smbus_commands() -> Result<()> {
         refused("51w00").to_vec(),
         // That is no SMBus command.
         refused("50w00+50w01+50r1").to_vec(),
-        task("bus,do=smbus,at=50").to_vec(),
+        task("i2c,do=smbus,at=50").to_vec(),
     ];
     let found = play(
         uml,
@@ -334,8 +334,8 @@ fn drivers_of_chips_bind_over_smbus() -> Result<()> {
     // 23.5 degrees; the high byte goes first.
     let before = [Step::script("i2cset -y 0 0x48 0 0x8017 w")];
     let steps = [
-        task("bus,do=chip,at=50,driver=24c02,write=c0ffee"),
-        task("bus,do=chip,at=48,driver=lm75,file=hwmon/*/temp1_input"),
+        task("i2c,do=chip,at=50,driver=24c02,write=c0ffee"),
+        task("i2c,do=chip,at=48,driver=lm75,file=hwmon/*/temp1_input"),
     ];
     let found = play_with(
         uml,

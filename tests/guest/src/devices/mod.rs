@@ -4,16 +4,16 @@
 use crate::task::Task;
 
 mod blk;
-mod bus;
-mod lines;
+mod gpio;
+mod i2c;
 mod rng;
 mod vsock;
 
 /// Every device's task by the device's name.
 pub(crate) const ALL: &[(&str, Task)] = &[
     ("blk", blk::run),
-    ("bus", bus::run),
-    ("lines", lines::run),
+    ("gpio", gpio::run),
+    ("i2c", i2c::run),
     ("rng", rng::run),
     ("vsock", vsock::run),
 ];

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! An i2c bus in use, whatever the adapter is: what a simulated host needs of its guest.
+//! An i2c bus in use, whatever the adapter is.
 //!
 //! Options: `bus=PATH` (`/dev/i2c-0`) and `do=ACTION`, with addresses and bytes in hexadecimal:
 //! * `transfer,m=51w00dead+51r4`: messages as one transfer, here a write of three bytes and a read of four. Finds the
 //!   bytes that were `read` by each message, and the `seconds` that it took.
+//!   A write of no bytes is `51w`, a read of none `51r0`.
+//! * `detect,by=quick|read`: asks all addresses that may be probed, by a write of no bytes or a read of one. Finds those
+//!   where something `answered`.
 //! * `smbus,at=50`: each SMBus command that a device of registers can be asked. Finds what was read.
 //! * `load,m=...,seconds=S`: the same transfer again and again, for so long. The event `loading` says that it has begun.
 //!   Finds how often it went `well` and how often it `failed`.
@@ -14,7 +17,8 @@ use crate::report;
 use crate::task::{Options, Task};
 use anyhow::{Context, bail, ensure};
 use i2cdev::core::{I2CDevice, I2CMessage, I2CTransfer};
-use i2cdev::linux::{I2CMessageFlags, LinuxI2CBus, LinuxI2CDevice, LinuxI2CMessage};
+use i2cdev::linux::{I2CMessageFlags, LinuxI2CBus, LinuxI2CDevice, LinuxI2CError, LinuxI2CMessage};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::fs;
@@ -30,6 +34,7 @@ const SHOWN: u64 = 16;
 
 const ACTIONS: &[(&str, Task)] = &[
     ("transfer", transfer),
+    ("detect", detect),
     ("smbus", smbus),
     ("load", load),
     ("chip", chip),
@@ -128,6 +133,30 @@ fn transfer(options: &Options) -> anyhow::Result<Value> {
         .map(|message| hex(&message.bytes))
         .collect();
     Ok(json!({ "read": read, "seconds": seconds }))
+}
+
+fn detect(options: &Options) -> anyhow::Result<Value> {
+    let by: String = options.get("by", "quick".to_owned())?;
+    let path = path(options)?;
+    let mut answered = Vec::new();
+    // The addresses before and after mean something else.
+    for address in 0x08..=0x77 {
+        let mut device = match LinuxI2CDevice::new(&path, address) {
+            Ok(device) => device,
+            // A driver of the kernel has it.
+            Err(LinuxI2CError::Errno(errno)) if errno == Errno::BUSY.raw_os_error() => continue,
+            Err(error) => return Err(error).context(format!("{address:02x}")),
+        };
+        let asked = match by.as_str() {
+            "quick" => device.smbus_write_quick(false),
+            "read" => device.smbus_read_byte().map(drop),
+            other => bail!("by={other}: neither quick nor read"),
+        };
+        if asked.is_ok() {
+            answered.push(format!("{address:02x}"));
+        }
+    }
+    Ok(json!({ "answered": answered }))
 }
 
 fn smbus(options: &Options) -> anyhow::Result<Value> {

@@ -1,20 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Lines of a gpio chip in use, whatever the chip is: what a simulated host needs of its guest.
+//! Lines of a gpio chip in use, whatever the chip is.
 //!
 //! Options: `chip=PATH` (`/dev/gpiochip0`) and `do=ACTION`:
-//! * `show`: the names and directions of all lines.
+//! * `look`: the names and directions of all lines, and who uses them.
 //! * `get,line=N`: the level of an input.
-//! * `set,line=N,level=0|1`: drives a line; it is let go when the task ends.
-//! * `follow,in=N,out=M,stop=K`: gives line M the level that line N has at each of its edges, until line K has an edge.
-//!   The event `armed` says when an edge counts. Finds the `edges` of N and its last `level`.
+//! * `set,line=N,level=0|1`: drives a line; it is let go when the task ends. The event `set` says that it is driven.
+//!   With `stop=K` that is when line K has an edge, which counts from the event `armed` on.
+//! * `watch,line=N,edge=rising|falling|both,count=C`: waits for so many edges, and tells each as an event `edge`. The
+//!   event `armed` says when an edge counts. Finds which `edges` came.
+//! * `follow,in=N,out=M,stop=K`: gives line M the level that line N has at each of its edges, until line K has an edge,
+//!   or until there were `count=C` of them. The event `armed` says when an edge counts. Finds the `edges` of N and its
+//!   last `level`.
+//! * `tour`: both `look` and `follow`.
 //! * `drive,line=N,seconds=S`: drives a line as fast as it goes, for so long. The event `driving` says that it has begun.
 //!   Finds how often it went `well` and how often it `failed`.
+//! * `keys` and `led`: what drivers of the kernel make of lines, see [`consumers`].
+
+mod consumers;
 
 use crate::report;
 use crate::task::{Options, Task};
 use anyhow::{Context, bail, ensure};
 use gpiocdev::chip::Chip;
-use gpiocdev::line::{Direction, EdgeDetection, Value as Level};
+use gpiocdev::line::{Direction, EdgeDetection, EdgeKind, Value as Level};
 use gpiocdev::request::{Config, Request};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -27,40 +35,59 @@ const PROBE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const ACTIONS: &[(&str, Task)] = &[
-    ("show", show),
+    ("look", look),
     ("get", get),
     ("set", set),
+    ("watch", watch),
     ("follow", follow),
+    ("tour", tour),
     ("drive", drive),
+    ("keys", consumers::keys),
+    ("led", consumers::led),
 ];
 
 /// Runs one action.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
-    let action: String = options.get("do", "show".to_owned())?;
+    let action: String = options.get("do", "look".to_owned())?;
     match ACTIONS.iter().find(|(name, _)| *name == action) {
         Some((_, act)) => act(options),
         None => bail!("do={action}: no such action"),
     }
 }
 
-/// The chip's path, as soon as the driver has found it.
-fn chip(options: &Options) -> anyhow::Result<PathBuf> {
-    let path: String = options.get("chip", "/dev/gpiochip0".to_owned())?;
+/// Waits until `path` is there.
+fn appears(path: &Path) -> anyhow::Result<()> {
     let end = Instant::now() + PROBE;
-    while !Path::new(&path).exists() {
-        ensure!(Instant::now() < end, "no {path} after {} s", PROBE.as_secs());
+    while !path.exists() {
+        ensure!(
+            Instant::now() < end,
+            "no {} after {} s",
+            path.display(),
+            PROBE.as_secs()
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(path.into())
+    Ok(())
 }
 
-fn show(options: &Options) -> anyhow::Result<Value> {
+/// The chip's path, as soon as the driver has found it.
+fn chip(options: &Options) -> anyhow::Result<PathBuf> {
+    let path = options.get("chip", PathBuf::from("/dev/gpiochip0"))?;
+    appears(&path)?;
+    Ok(path)
+}
+
+fn look(options: &Options) -> anyhow::Result<Value> {
     let chip = Chip::from_path(chip(options)?)?;
     let info = chip.info()?;
     let lines = (0..info.num_lines)
         .map(|line| {
             let info = chip.line_info(line)?;
-            Ok(json!({ "name": info.name, "output": info.direction == Direction::Output }))
+            Ok(json!({
+                "name": info.name,
+                "output": info.direction == Direction::Output,
+                "consumer": info.consumer,
+            }))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     Ok(json!({ "label": info.label, "lines": lines }))
@@ -89,28 +116,57 @@ fn wait_for_stop(options: &Options) -> anyhow::Result<()> {
     if !options.has("stop") {
         return Ok(());
     }
-    let edges = inputs(options, &[options.get("stop", 0)?])?;
+    let edges = inputs(options, &[options.get("stop", 0)?], EdgeDetection::BothEdges)?;
     report::event("armed", Value::Null);
     ensure!(edges.wait_edge_event(PATIENCE)?, "waited in vain for an edge");
     Ok(())
 }
 
-fn follow(options: &Options) -> anyhow::Result<Value> {
-    let (line, out, stop) = (
-        options.get("in", 0)?,
-        options.get("out", 1)?,
-        options.get("stop", 2)?,
-    );
-    let output = output(options, out, Level::Inactive)?;
-    let edges = inputs(options, &[line, stop])?;
+fn watch(options: &Options) -> anyhow::Result<Value> {
+    let edge: String = options.get("edge", "both".to_owned())?;
+    let edge = match edge.as_str() {
+        "rising" => EdgeDetection::RisingEdge,
+        "falling" => EdgeDetection::FallingEdge,
+        "both" => EdgeDetection::BothEdges,
+        other => bail!("edge={other}: not rising, falling or both"),
+    };
+    let lines = inputs(options, &[options.get("line", 0)?], edge)?;
     report::event("armed", Value::Null);
+    let mut edges = Vec::new();
+    for count in 0..options.get("count", 1u32)? {
+        ensure!(
+            lines.wait_edge_event(PATIENCE)?,
+            "waited in vain for an edge after {count}"
+        );
+        let kind = match lines.read_edge_event()?.kind {
+            EdgeKind::Rising => "rising",
+            EdgeKind::Falling => "falling",
+        };
+        report::event("edge", json!({ "kind": kind }));
+        edges.push(kind);
+    }
+    Ok(json!({ "edges": edges }))
+}
+
+fn follow(options: &Options) -> anyhow::Result<Value> {
+    let (line, out) = (options.get("in", 0)?, options.get("out", 1)?);
+    let stop: Option<u32> = match options.has("stop") {
+        true => Some(options.get("stop", 0)?),
+        false => None,
+    };
+    let most: u64 = options.get("count", u64::MAX)?;
+    let output = output(options, out, Level::Inactive)?;
+    let watched: Vec<u32> = [line].into_iter().chain(stop).collect();
+    let edges = inputs(options, &watched, EdgeDetection::BothEdges)?;
+    report::event("armed", Value::Null);
+    let start = Instant::now();
     let mut count = 0u64;
-    loop {
+    while count < most {
         ensure!(
             edges.wait_edge_event(PATIENCE)?,
             "waited in vain for an edge after {count}"
         );
-        if edges.read_edge_event()?.offset == stop {
+        if Some(edges.read_edge_event()?.offset) == stop {
             break;
         }
         count += 1;
@@ -119,7 +175,15 @@ fn follow(options: &Options) -> anyhow::Result<Value> {
             .set_value(out, level)
             .with_context(|| format!("after {count} edges"))?;
     }
-    Ok(json!({ "edges": count, "level": u8::from(edges.value(line)? == Level::Active) }))
+    Ok(json!({
+        "edges": count,
+        "level": u8::from(edges.value(line)? == Level::Active),
+        "seconds": start.elapsed().as_secs_f64(),
+    }))
+}
+
+fn tour(options: &Options) -> anyhow::Result<Value> {
+    Ok(json!({ "chip": look(options)?, "follow": follow(options)? }))
 }
 
 fn drive(options: &Options) -> anyhow::Result<Value> {
@@ -155,14 +219,14 @@ fn output(options: &Options, line: u32, level: Level) -> anyhow::Result<Request>
     request(config)
 }
 
-/// Inputs whose edges are told.
-fn inputs(options: &Options, lines: &[u32]) -> anyhow::Result<Request> {
+/// Inputs whose edges of this kind are told.
+fn inputs(options: &Options, lines: &[u32], edge: EdgeDetection) -> anyhow::Result<Request> {
     let mut config = Config::default();
     config
         .on_chip(chip(options)?)
         .with_lines(lines)
         .as_input()
-        .with_edge_detection(EdgeDetection::BothEdges);
+        .with_edge_detection(edge);
     request(config)
 }
 
