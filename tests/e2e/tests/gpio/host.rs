@@ -142,6 +142,80 @@ fn guest_under_qemu() -> Result<()> {
     outputs_inputs_and_edges(qemu, &["--chip", "/dev/gpiochip0"])
 }
 
+/// A level interrupt comes for as long as the line has the level, and no longer.
+#[test]
+fn level_interrupt() -> Result<()> {
+    if skips("level_interrupt")? {
+        return Ok(());
+    }
+    let board = board();
+    let module = Lab::open()?.lab_module("lab_level")?;
+    let steps = [
+        Step::say(&format!(
+            "gpio,do=level,line={IN},out={OUT},stop={STOP},module={}",
+            module.display()
+        )),
+        Step::event("armed"),
+        // While the line is low there is nothing to do.
+        Step::idle(),
+        board.pull(IN, true),
+        board.is(OUT, true),
+        board.pull(IN, false),
+        Step::idle(),
+        board.pull(STOP, true),
+        Step::result("gpio"),
+    ];
+    let found = play(uml, &board, &["--chip", "board"], steps)?;
+    let result = &found[1];
+    ensure!(
+        result["count"].as_u64() >= Some(5) && result["more"] == 0,
+        "{result}"
+    );
+    Ok(())
+}
+
+/// What becomes of an output when the guest dies.
+fn guest_dies(on_disconnect: &str, then: impl FnOnce(&Chip) -> Vec<Step>) -> Result<()> {
+    let board = board();
+    Scratch::scope(|scratch| {
+        let lab = Lab::open()?;
+        let args = ["--chip", "board", "--on-disconnect", on_disconnect];
+        let host = Host::new(&lab.um_kernel()?, &lab.guest_program()?)
+            .then(board.make())
+            .daemon(program(), &args, Path::new(SOCKET))
+            .guest(&uml(&lab)?)
+            .then(Step::event("ready"))
+            .then(Step::say("gpio,do=set,line=3,level=1,stop=4"))
+            .then(Step::event("armed"))
+            .then(board.is(OUT, true))
+            .then(Step::kill())
+            .then(Step::says("front end disconnected"))
+            .then(Step::idle());
+        let host = then(&board).into_iter().fold(host, Host::then);
+        host.play(scratch).map(drop)
+    })
+}
+
+#[test]
+fn lines_of_a_guest_that_dies_are_free_again() -> Result<()> {
+    if skips("lines_of_a_guest_that_dies_are_free_again")? {
+        return Ok(());
+    }
+    guest_dies("release", |board| {
+        vec![Step::lacks(LINES, CONSUMER), board.is(OUT, false)]
+    })
+}
+
+#[test]
+fn lines_of_a_guest_that_dies_are_kept_if_asked_for() -> Result<()> {
+    if skips("lines_of_a_guest_that_dies_are_kept_if_asked_for")? {
+        return Ok(());
+    }
+    guest_dies("keep", |board| {
+        vec![Step::contains(LINES, CONSUMER), board.is(OUT, true)]
+    })
+}
+
 fn no_edge_is_lost(version: &str) -> Result<()> {
     let board = board();
     let steps = [
