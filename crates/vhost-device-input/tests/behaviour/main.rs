@@ -5,6 +5,7 @@
 mod config;
 mod control;
 mod daemon;
+mod evdev;
 mod events;
 mod source;
 mod status;
