@@ -57,11 +57,6 @@ impl Step {
         Self::new("says", text)
     }
 
-    /// Checks that the daemon has not logged `text` so far.
-    pub fn silent(text: &str) -> Self {
-        Self::new("silent", text)
-    }
-
     /// Checks that the daemon is there, and that none of its threads runs.
     pub fn idle() -> Self {
         Self::new("idle", Value::Null)

@@ -112,14 +112,6 @@ pub(super) fn says(daemons: &[Daemon], text: &str) -> anyhow::Result<Value> {
     Ok(Value::Null)
 }
 
-/// Checks that none has logged `text`.
-pub(super) fn silent(daemons: &[Daemon], text: &str) -> anyhow::Result<Value> {
-    match daemons.iter().find(|daemon| daemon.log.has(text)) {
-        Some(daemon) => bail!("the daemon at {} has said {text:?}", daemon.socket),
-        None => Ok(Value::Null),
-    }
-}
-
 /// Checks that they are all there and do nothing.
 pub(super) fn idle(daemons: &mut [Daemon]) -> anyhow::Result<Value> {
     for daemon in daemons {

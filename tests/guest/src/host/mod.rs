@@ -17,7 +17,7 @@
 //! | `script` | `"TEXT"` | runs a shell script, and finds what it printed |
 //! | `toggle` | see [`toggle`] | writes two values in turn, fast |
 //! | `daemon` | `{"argv", "env", "socket"}` | starts a daemon and waits for its socket |
-//! | `says`, `silent` | `"TEXT"` | waits until a daemon has logged that; checks that none has |
+//! | `says` | `"TEXT"` | waits until a daemon has logged that |
 //! | `idle` | | checks that the daemons are there and do nothing |
 //! | `guest` | `{"argv", "env"}` | starts the guest |
 //! | `event` | `"NAME"` | waits for an event of the guest, and finds it |
@@ -81,9 +81,6 @@ const STEPS: &[(&str, Step)] = &[
         Ok(Value::Null)
     }),
     ("says", |play, text| daemon::says(&play.daemons, string(text)?)),
-    ("silent", |play, text| {
-        daemon::silent(&play.daemons, string(text)?)
-    }),
     ("idle", |play, _| daemon::idle(&mut play.daemons)),
     ("guest", |play, program| {
         play.guest = Some(Inner::start(program)?);

@@ -14,11 +14,11 @@
 //! * `tour`: both `look` and `follow`.
 //! * `drive,line=N,seconds=S`: drives a line as fast as it goes, for so long. The event `driving` says that it has begun.
 //!   Finds how often it went `well` and how often it `failed`.
-//! * `level`: a level interrupt, see [`level`].
+//! * `level`: a level interrupt, see [`interrupt`].
 //! * `keys` and `led`: what drivers of the kernel make of lines, see [`consumers`].
 
 mod consumers;
-mod level;
+mod interrupt;
 
 use crate::report;
 use crate::task::{Options, Task};
@@ -44,7 +44,7 @@ const ACTIONS: &[(&str, Task)] = &[
     ("follow", follow),
     ("tour", tour),
     ("drive", drive),
-    ("level", level::level),
+    ("level", interrupt::level),
     ("keys", consumers::keys),
     ("led", consumers::led),
 ];
