@@ -267,6 +267,7 @@ fn a_hotkey_gives_it_to_the_host_and_back() {
     host.emit(&[(1, 30, 0)]);
     host.emit(&[(1, 29, 1), (1, 48, 1)]);
     host.emit(&[(1, 29, 0), (1, 48, 0)]);
+    until(&mut reader, &[]);
     host.emit(&[(1, 30, 1)]);
     until(&mut reader, &[(1, 30, 1)]);
 }
