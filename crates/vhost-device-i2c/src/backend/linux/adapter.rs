@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use i2cdev::core::{I2CDevice, I2CMessage, I2CTransfer};
 use i2cdev::linux::{I2CMessageFlags, LinuxI2CBus, LinuxI2CDevice, LinuxI2CError, LinuxI2CMessage};
@@ -19,6 +19,9 @@ const MAX_MESSAGES: usize = 42;
 const MAX_COMMAND: usize = 2;
 /// Most bytes of a message that the kernel takes.
 const MAX_BYTES: usize = 8192;
+/// How long an address that was free is taken for free, and an adapter that was there for there. Both checks are system
+/// calls, and a transfer is one.
+const FRESH: Duration = Duration::from_millis(100);
 
 /// How an adapter is used.
 pub(super) enum Access {
@@ -34,6 +37,8 @@ pub(super) struct Adapter {
     functions: Functions,
     /// Whether the kernel was told last that addresses have ten bits.
     ten_bits: bool,
+    /// The address that was selected last, and when it was free.
+    checked: Option<(Address, Instant)>,
 }
 
 /// A transfer that failed.
@@ -80,7 +85,13 @@ impl Adapter {
             access,
             functions,
             ten_bits: false,
+            checked: None,
         })
+    }
+
+    /// Whether a transfer was checked so lately that the next one need not be.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.checked.is_some_and(|(_, at)| at.elapsed() < FRESH)
     }
 
     /// Whether the host still has it. The node of its device goes first.
@@ -127,16 +138,20 @@ impl Adapter {
             let text = format!("a message of {long} bytes is too long (at most {MAX_BYTES})");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text).into());
         }
-        let mut checked = None;
+        let fresh = self.is_fresh();
         for message in messages {
-            if checked != Some(message.address) {
-                checked = Some(message.address);
-                self.select(message.address).map_err(|error| Broken {
-                    done: 0,
-                    whose: checked,
-                    error,
-                })?;
+            let address = message.address;
+            if fresh && self.checked.is_some_and(|(last, _)| last == address) {
+                continue;
             }
+            self.checked = None;
+            let whose = Some(address);
+            self.select(address).map_err(|error| Broken {
+                done: 0,
+                whose,
+                error,
+            })?;
+            self.checked = Some((address, Instant::now()));
         }
         Ok(())
     }

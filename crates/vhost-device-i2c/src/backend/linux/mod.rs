@@ -81,7 +81,10 @@ impl LinuxBus {
     fn try_transfer(&mut self, messages: &mut [Message]) -> Result<(), Broken> {
         let slot = self.slot.clone();
         let mut adapter = lock(&slot);
-        let_go(&mut adapter, self.is.number);
+        // Whoever watches for its end may have to wait for this lock, so it is looked at here, too.
+        if !adapter.as_ref().is_some_and(Adapter::is_fresh) {
+            let_go(&mut adapter, self.is.number);
+        }
         if let Some(adapter) = &mut *adapter {
             return adapter.transfer(messages);
         }
