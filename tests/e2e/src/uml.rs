@@ -17,6 +17,7 @@ pub struct Uml {
     devices: Vec<(PathBuf, u32)>,
     words: Vec<String>,
     script: Script,
+    device_tree: Option<PathBuf>,
 }
 
 impl Uml {
@@ -30,6 +31,7 @@ impl Uml {
             devices: Vec::new(),
             words: Vec::new(),
             script,
+            device_tree: None,
         }
     }
 
@@ -51,6 +53,13 @@ impl Uml {
     #[must_use]
     pub fn word(mut self, word: &str) -> Self {
         self.words.push(word.to_owned());
+        self
+    }
+
+    /// Adds the devices of a device tree blob. The sockets that it names are looked for in the folder of the guest.
+    #[must_use]
+    pub fn device_tree(mut self, blob: &Path) -> Self {
+        self.device_tree = Some(blob.to_owned());
         self
     }
 
@@ -78,7 +87,14 @@ impl Uml {
         } else {
             "con0=null,fd:1"
         };
-        Launch::new(&self.kernel)
+        let launch = match &self.device_tree {
+            None => Launch::new(&self.kernel),
+            Some(blob) => Launch::new(Path::new("env"))
+                .option("-C", &folder.display().to_string())
+                .args([self.kernel.display().to_string()])
+                .args([format!("dtb={}", blob.display())]),
+        };
+        launch
             .env("TMPDIR", "/dev/shm")
             .args([
                 format!("mem={}", self.memory),

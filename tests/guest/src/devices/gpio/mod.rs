@@ -15,9 +15,8 @@
 //! * `drive,line=N,seconds=S`: drives a line as fast as it goes, for so long. The event `driving` says that it has begun.
 //!   Finds how often it went `well` and how often it `failed`.
 //! * `level`: a level interrupt, see [`interrupt`].
-//! * `keys` and `led`: what drivers of the kernel make of lines, see [`consumers`].
+//! * `light,name=NAME,level=0|1`: switches a light of leds-gpio, which stays so.
 
-mod consumers;
 mod interrupt;
 
 use crate::report;
@@ -45,8 +44,7 @@ const ACTIONS: &[(&str, Task)] = &[
     ("tour", tour),
     ("drive", drive),
     ("level", interrupt::level),
-    ("keys", consumers::keys),
-    ("led", consumers::led),
+    ("light", light),
 ];
 
 /// Runs one action.
@@ -210,6 +208,15 @@ fn drive(options: &Options) -> anyhow::Result<Value> {
         }
     }
     Ok(json!({ "well": well, "failed": failed, "last": error }))
+}
+
+fn light(options: &Options) -> anyhow::Result<Value> {
+    let name: String = options.get("name", "led".to_owned())?;
+    let path = Path::new("/sys/class/leds").join(name).join("brightness");
+    appears(&path)?;
+    let level: u8 = options.get("level", 1)?;
+    std::fs::write(&path, level.to_string()).with_context(|| path.display().to_string())?;
+    Ok(Value::Null)
 }
 
 fn level(high: bool) -> Level {
