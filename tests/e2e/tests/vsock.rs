@@ -14,7 +14,7 @@ use serde_json::Value;
 use vu_e2e::artifacts::Lab;
 use vu_e2e::daemon::{self, Daemon, Profile};
 use vu_e2e::guest::{End, Guest, Script};
-use vu_e2e::qemu::Qemu;
+use vu_e2e::qemu::{Machine, Qemu};
 use vu_e2e::quick;
 use vu_e2e::scratch::Scratch;
 use vu_e2e::uml::Uml;
@@ -55,12 +55,31 @@ impl Bench {
             .start(scratch)
     }
 
-    fn qemu(&self, task: &str, scratch: &Scratch) -> Result<Guest> {
+    fn bare_qemu(&self, task: &str) -> Result<Qemu> {
         let guest = Qemu::new(&self.lab.qemu()?, &quick::boot(&self.lab)?);
-        let script = Script::new(task, End::PowerOff);
+        Ok(guest.script(&Script::new(task, End::PowerOff)))
+    }
+
+    fn qemu(&self, task: &str, scratch: &Scratch) -> Result<Guest> {
+        let guest = self.bare_qemu(task)?;
         guest
             .device("vhost-user-vsock-pci", self.daemon.socket())
-            .script(&script)
+            .start(scratch)
+    }
+
+    fn microvm(&self, task: &str, scratch: &Scratch) -> Result<Guest> {
+        // It has no way to power off.
+        let guest = self.bare_qemu(task)?.machine(Machine::Microvm);
+        let guest = guest.script(&Script::new(task, End::Reboot));
+        guest
+            .device("vhost-user-vsock-device", self.daemon.socket())
+            .start(scratch)
+    }
+
+    fn generic(&self, task: &str, scratch: &Scratch) -> Result<Guest> {
+        let device = format!("vhost-user-test-device-pci,virtio-id={ID},num_vqs=3,config_size=8");
+        self.bare_qemu(task)?
+            .device(&device, self.daemon.socket())
             .start(scratch)
     }
 
@@ -132,7 +151,6 @@ fn to_host(boot: Boot, bytes: u64) -> Result<()> {
         let mut guest = boot(&bench, &format!("vsock,do=send,bytes={bytes}"), scratch)?;
         let result = guest.result("vsock")?;
         guest.finish()?;
-        eprintln!("{result}");
         ensure!(result["bytes"] == bytes, "{result}");
         Ok(())
     })
@@ -140,16 +158,44 @@ fn to_host(boot: Boot, bytes: u64) -> Result<()> {
 
 #[test]
 fn uml_to_host() -> Result<()> {
+    if quick::skips("vsock::uml_to_host")? {
+        return Ok(());
+    }
     to_host(Bench::uml, 64 << 20)
 }
 
 #[test]
-fn qemu_to_host() -> Result<()> {
+fn a_gigabyte_there_and_back() -> Result<()> {
+    if quick::skips("vsock::a_gigabyte_there_and_back")? {
+        return Ok(());
+    }
+    to_host(Bench::uml, 1 << 30)
+}
+
+#[test]
+fn qemu_pci_to_host() -> Result<()> {
     to_host(Bench::qemu, 64 << 20)
 }
 
 #[test]
+fn qemu_mmio_to_host() -> Result<()> {
+    if quick::skips("vsock::qemu_mmio_to_host")? {
+        return Ok(());
+    }
+    to_host(Bench::microvm, 8 << 20)
+}
+
+/// Here the event queue is ours, too.
+#[test]
+fn qemu_generic_device_to_host() -> Result<()> {
+    to_host(Bench::generic, 8 << 20)
+}
+
+#[test]
 fn nobody_listens() -> Result<()> {
+    if quick::skips("vsock::nobody_listens")? {
+        return Ok(());
+    }
     Scratch::scope(|scratch| {
         let bench = Bench::new(scratch)?;
         let mut guest = bench.uml("vsock,do=refused", scratch)?;
@@ -162,6 +208,9 @@ fn nobody_listens() -> Result<()> {
 
 #[test]
 fn many_connections() -> Result<()> {
+    if quick::skips("vsock::many_connections")? {
+        return Ok(());
+    }
     Scratch::scope(|scratch| {
         let bench = Bench::new(scratch)?;
         bench.echo(1234)?;
@@ -169,13 +218,15 @@ fn many_connections() -> Result<()> {
         let result = guest.result("vsock")?;
         guest.finish()?;
         ensure!(result["connections"] == 1000, "{result}");
-        eprintln!("{result}");
         Ok(())
     })
 }
 
 #[test]
 fn host_to_guest() -> Result<()> {
+    if quick::skips("vsock::host_to_guest")? {
+        return Ok(());
+    }
     Scratch::scope(|scratch| {
         let bench = Bench::new(scratch)?;
         let mut guest = bench.uml("vsock,do=echo,count=3", scratch)?;
@@ -203,6 +254,9 @@ fn host_to_guest() -> Result<()> {
 
 #[test]
 fn messages_keep_their_bounds() -> Result<()> {
+    if quick::skips("vsock::messages_keep_their_bounds")? {
+        return Ok(());
+    }
     Scratch::scope(|scratch| {
         let bench = Bench::new(scratch)?;
         bench.echo_messages(1234)?;
@@ -254,7 +308,6 @@ fn siblings(groups: [&str; 2], tasks: [&str; 2]) -> Result<[Result<Value>; 2]> {
         listens.event("listening")?;
         let mut calls = boot(&second, tasks[0])?;
         let called = calls.result("vsock");
-        eprintln!("called {called:?} log {}", daemon.log());
         let heard = if !tasks[0].contains("refused") {
             listens.result("vsock")
         } else {
@@ -270,6 +323,9 @@ fn siblings(groups: [&str; 2], tasks: [&str; 2]) -> Result<[Result<Value>; 2]> {
 
 #[test]
 fn siblings_speak_to_each_other() -> Result<()> {
+    if quick::skips("vsock::siblings_speak_to_each_other")? {
+        return Ok(());
+    }
     let [called, heard] = siblings(
         ["x+y", "y"],
         ["vsock,do=send,cid=4,bytes=20000000", "vsock,do=echo,count=1"],
@@ -288,6 +344,9 @@ fn siblings_speak_to_each_other() -> Result<()> {
 
 #[test]
 fn siblings_of_other_groups_are_not_there() -> Result<()> {
+    if quick::skips("vsock::siblings_of_other_groups_are_not_there")? {
+        return Ok(());
+    }
     let [called, _] = siblings(["x", "y"], ["vsock,do=refused,cid=4", "vsock,do=echo,count=1"])?;
     called.map(drop)
 }
