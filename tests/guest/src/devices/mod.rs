@@ -6,6 +6,7 @@ use crate::task::Task;
 mod blk;
 mod gpio;
 mod i2c;
+mod input;
 mod rng;
 mod vsock;
 
@@ -14,6 +15,7 @@ pub(crate) const ALL: &[(&str, Task)] = &[
     ("blk", blk::run),
     ("gpio", gpio::run),
     ("i2c", i2c::run),
+    ("input", input::run),
     ("rng", rng::run),
     ("vsock", vsock::run),
 ];
