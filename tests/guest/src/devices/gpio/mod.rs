@@ -15,6 +15,8 @@
 //! * `drive,line=N,seconds=S`: drives a line as fast as it goes, for so long. The event `driving` says that it has begun.
 //!   Finds how often it went `well` and how often it `failed`.
 //! * `level`: a level interrupt, see [`interrupt`].
+//! * `keys,until=CODE`: tells each change of a key of gpio-keys as an event `key`, by its `code` and whether it is
+//!   `pressed`, until one is released. The event `armed` says when a change counts.
 //! * `light,name=NAME,level=0|1`: switches a light of leds-gpio, which stays so.
 
 mod interrupt;
@@ -22,6 +24,8 @@ mod interrupt;
 use crate::report;
 use crate::task::{Options, Task};
 use anyhow::{Context, bail, ensure};
+use evdev::EventType;
+use evdev::raw_stream::RawDevice;
 use gpiocdev::chip::Chip;
 use gpiocdev::line::{Direction, EdgeDetection, EdgeKind, Value as Level};
 use gpiocdev::request::{Config, Request};
@@ -35,6 +39,9 @@ const PROBE: Duration = Duration::from_secs(20);
 /// The longest that anybody may wait for an edge.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The first input device: a guest whose lines have keys has no other.
+const KEYS: &str = "/dev/input/event0";
+
 const ACTIONS: &[(&str, Task)] = &[
     ("look", look),
     ("get", get),
@@ -44,6 +51,7 @@ const ACTIONS: &[(&str, Task)] = &[
     ("tour", tour),
     ("drive", drive),
     ("level", interrupt::level),
+    ("keys", keys),
     ("light", light),
 ];
 
@@ -208,6 +216,24 @@ fn drive(options: &Options) -> anyhow::Result<Value> {
         }
     }
     Ok(json!({ "well": well, "failed": failed, "last": error }))
+}
+
+fn keys(options: &Options) -> anyhow::Result<Value> {
+    appears(Path::new(KEYS))?;
+    let mut device = RawDevice::open(KEYS).context(KEYS)?;
+    report::event("armed", Value::Null);
+    let until: u16 = options.get("until", 0)?;
+    loop {
+        for event in device.fetch_events().context(KEYS)? {
+            if event.event_type() == EventType::KEY {
+                let (code, pressed) = (event.code(), event.value() != 0);
+                report::event("key", json!({ "code": code, "pressed": pressed }));
+                if code == until && !pressed {
+                    return Ok(Value::Null);
+                }
+            }
+        }
+    }
 }
 
 fn light(options: &Options) -> anyhow::Result<Value> {
