@@ -14,7 +14,7 @@
 //! * `tour`: both `look` and `follow`.
 //! * `drive,line=N,seconds=S`: drives a line as fast as it goes, for so long. The event `driving` says that it has begun.
 //!   Finds how often it went `well` and how often it `failed`.
-//! * `level`: a level interrupt, see [`interrupt`].
+//! * `level` and `edges`: interrupts as drivers take them, see [`interrupt`].
 //! * `keys,until=CODE`: tells each change of a key of gpio-keys as an event `key`, by its `code` and whether it is
 //!   `pressed`, until one is released. The event `armed` says when a change counts.
 //! * `light,name=NAME,level=0|1`: switches a light of leds-gpio, which stays so.
@@ -51,6 +51,7 @@ const ACTIONS: &[(&str, Task)] = &[
     ("tour", tour),
     ("drive", drive),
     ("level", interrupt::level),
+    ("edges", interrupt::edges),
     ("keys", keys),
     ("light", light),
 ];
