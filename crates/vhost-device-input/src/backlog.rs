@@ -85,7 +85,8 @@ impl Backlog {
 
     /// Lifts all keys and contacts, since nobody knows of them any more.
     pub(crate) fn release(&mut self) {
-        self.bring_to(&self.queued.released());
+        let events = self.queued.release();
+        self.push(&events);
     }
 
     /// Forgets what waits: the guest stops. What it was told may be told again.

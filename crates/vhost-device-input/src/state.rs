@@ -62,15 +62,22 @@ impl State {
         self.slots.keys().copied().filter(|slot| self.touches(*slot))
     }
 
-    /// The same with every key up and every contact lifted.
+    /// The events that lift every key and every contact, without the end of the frame.
     #[must_use]
-    pub fn released(&self) -> Self {
-        let mut released = self.clone();
-        released.keys.clear();
-        for axes in released.slots.values_mut() {
-            axes.entry(ABS_MT_TRACKING_ID).and_modify(|id| *id = -1);
+    pub fn release(&self) -> Vec<Event> {
+        let up = self.keys.iter().map(|key| Event::new(EV_KEY, *key, 0));
+        let mut events: Vec<Event> = up.collect();
+        let mut slot = self.slot;
+        for next in self.touched() {
+            if std::mem::replace(&mut slot, next) != next {
+                events.push(Event::new(EV_ABS, ABS_MT_SLOT, next));
+            }
+            events.push(Event::new(EV_ABS, ABS_MT_TRACKING_ID, -1));
         }
-        released
+        if slot != self.slot {
+            events.push(Event::new(EV_ABS, ABS_MT_SLOT, self.slot));
+        }
+        events
     }
 
     /// All events that bring a guest in this state to that of `to`, without the end of the frame.
@@ -166,22 +173,27 @@ mod tests {
     }
 
     #[test]
-    fn released_means_keys_up_and_contacts_lifted() {
-        let events = busy().events_to(&busy().released());
-        assert!(events.contains(&Event::new(EV_KEY, 30, 0)));
-        let lifted = abs(ABS_MT_TRACKING_ID, -1);
-        assert_eq!(events.iter().filter(|event| **event == lifted).count(), 2);
-        assert!(
-            events.contains(&Event::new(EV_SW, 0, 1)),
-            "a switch stays as it is"
-        );
-        assert!(!busy().released().is_down(30));
+    fn a_release_lifts_keys_and_contacts_and_changes_nothing_else() {
+        let mut now = busy();
+        busy().release().iter().for_each(|event| now.apply(*event));
+        let lifted = state(&[
+            Event::new(EV_KEY, 30, 0),
+            abs(ABS_MT_TRACKING_ID, -1),
+            abs(ABS_MT_POSITION_X, 70),
+            abs(ABS_MT_SLOT, 3),
+            abs(ABS_MT_TRACKING_ID, -1),
+            abs(ABS_X, 70),
+            Event::new(EV_SW, 0, 1),
+        ]);
+        assert_eq!(now, lifted);
+        assert_eq!(lifted.release(), []);
+        assert_eq!(busy().release().len(), 5, "the slot is entered again");
     }
 
     #[test]
     fn a_device_without_slots_gets_no_events_for_them() {
         let keys = state(&[Event::new(EV_KEY, 30, 1)]);
         assert_eq!(State::default().events_to(&keys), [Event::new(EV_KEY, 30, 1)]);
-        assert_eq!(keys.events_to(&keys.released()), [Event::new(EV_KEY, 30, 0)]);
+        assert_eq!(keys.release(), [Event::new(EV_KEY, 30, 0)]);
     }
 }

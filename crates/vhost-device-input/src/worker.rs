@@ -151,7 +151,8 @@ impl Worker for InputWorker {
     }
 
     /// A guest that is reset and one that is paused look the same here. What waits is of no use to the first; the
-    /// second gets the state of the device when it goes on, so that no key stays down.
+    /// second gets the state of the device when it goes on, so that no key stays down. There are no more buffers to
+    /// tell it now.
     fn stop(&mut self, cx: &mut Cx<'_>, q: usize) {
         if q != EVENTQ {
             return;
