@@ -8,6 +8,7 @@
 pub mod artifacts;
 pub mod cpu;
 pub mod daemon;
+pub mod front;
 pub mod guest;
 pub mod host;
 pub mod image;

@@ -2,9 +2,10 @@
 //! Drivers of the guest's kernel that use lines, as its device tree (`tests/guest/dts/gpio.dts`) says.
 
 use crate::board::Board;
-use crate::{Bench, Front, run};
+use crate::{Bench, run};
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
+use vu_e2e::front::{self, Front};
 use vu_e2e::guest::Guest;
 
 const BOARD: &str = r#"
@@ -26,7 +27,7 @@ const RELEASE: Duration = Duration::from_secs(1);
 fn with_device_tree(name: &str, test: impl FnOnce(&mut Guest, &mut Board) -> Result<()>) -> Result<()> {
     run(name, |scratch| {
         let bench = Bench::new(scratch, BOARD, &[])?;
-        let guest = bench.uml()?.device_tree(&bench.lab.device_tree("gpio")?);
+        let guest = front::uml(&bench.lab)?.device_tree(&bench.lab.device_tree("gpio")?);
         let mut guest = guest.start(scratch)?;
         guest.event("ready")?;
         test(&mut guest, &mut bench.board()?)?;

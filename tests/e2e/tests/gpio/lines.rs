@@ -2,10 +2,10 @@
 //! Lines as programs of a guest use them, by whatever front end.
 
 use crate::board::Board;
-use crate::{Bench, Front, PCI, run};
+use crate::{Bench, GPIO, run};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use vu_e2e::daemon::Daemon;
+use vu_e2e::front::Front;
 use vu_e2e::guest::Guest;
 use vu_e2e::qmp::Qmp;
 
@@ -130,8 +130,7 @@ fn two_chips_of_one_daemon() -> Result<()> {
             commands.to_str().context("path")?,
         ];
         let bench = Bench::new(scratch, BOARD, &more)?;
-        let guest = bench.qemu()?.device(PCI, bench.daemon.socket());
-        let mut guest = guest.device(PCI, &socket).start(scratch)?;
+        let mut guest = bench.qemu()?.device(&GPIO.pci(), &socket).start(scratch)?;
         guest.event("ready")?;
         let sizes = [0, 1].map(|chip| {
             let look = guest.task(&format!("gpio,do=look,chip=/dev/gpiochip{chip}"))?;
@@ -160,8 +159,7 @@ fn guest_reboots_itself() -> Result<()> {
     run("lines::guest_reboots_itself", |scratch| {
         let bench = Bench::new(scratch, BOARD, &[])?;
         let monitor = scratch.path("qmp");
-        let guest = bench.qemu()?.device(PCI, bench.daemon.socket());
-        let mut guest = guest.reboots().qmp(&monitor).start(scratch)?;
+        let mut guest = bench.qemu()?.reboots().qmp(&monitor).start(scratch)?;
         let mut board = bench.board()?;
         for _ in 0..2 {
             guest.event("ready")?;
@@ -182,8 +180,7 @@ fn machine_is_reset_while_its_guest_waits_for_an_edge() -> Result<()> {
         |scratch| {
             let bench = Bench::new(scratch, BOARD, &[])?;
             let monitor = scratch.path("qmp");
-            let guest = bench.qemu()?.device(PCI, bench.daemon.socket());
-            let mut guest = guest.reboots().qmp(&monitor).start(scratch)?;
+            let mut guest = bench.qemu()?.reboots().qmp(&monitor).start(scratch)?;
             let mut board = bench.board()?;
             guest.event("ready")?;
             guest.say("gpio,do=follow,in=0,out=1,stop=2")?;
@@ -239,6 +236,6 @@ fn one_daemon_serves_one_guest_after_the_other() -> Result<()> {
             edges(&mut guest, &mut board)?;
             front.end(guest)?;
         }
-        Daemon::terminate(bench.daemon).map(drop)
+        bench.daemon.terminate().map(drop)
     })
 }

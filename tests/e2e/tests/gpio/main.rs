@@ -11,15 +11,18 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use vu_e2e::artifacts::Lab;
 use vu_e2e::daemon::{self, Daemon, Profile};
-use vu_e2e::guest::{Guest, Script};
-use vu_e2e::qemu::{Machine, Qemu};
+use vu_e2e::front::{self, Front, Model};
+use vu_e2e::guest::Guest;
+use vu_e2e::qemu::Qemu;
 use vu_e2e::quick;
 use vu_e2e::scratch::Scratch;
-use vu_e2e::uml::Uml;
 
-/// The virtio device id of a GPIO device.
-const ID: u32 = 41;
-const PCI: &str = "vhost-user-gpio-pci";
+const GPIO: Model = Model {
+    id: 41,
+    name: "gpio",
+    queues: 2,
+    config: 8,
+};
 
 /// The daemon's program, built once.
 fn program() -> &'static Path {
@@ -33,27 +36,6 @@ fn run(name: &str, test: impl FnOnce(&Scratch) -> Result<()>) -> Result<()> {
         return Ok(());
     }
     Scratch::scope(test)
-}
-
-/// Who is between the guest's driver and the daemon.
-#[derive(Clone, Copy)]
-enum Front {
-    Uml,
-    Pci,
-    Mmio,
-    /// QEMU's device that knows nothing of what it is.
-    Generic,
-}
-
-impl Front {
-    /// Ends a guest. Without ACPI the machine cannot power off, but a reboot ends QEMU as well.
-    fn end(self, mut guest: Guest) -> Result<()> {
-        guest.say(match self {
-            Self::Mmio => "reboot",
-            Self::Uml | Self::Pci | Self::Generic => "poweroff",
-        })?;
-        guest.finish()
-    }
 }
 
 /// A lab and a running daemon with simulated boards.
@@ -84,35 +66,14 @@ impl<'a> Bench<'a> {
         board::Board::at(&self.scratch.path("board.sock"))
     }
 
-    /// A guest under User-mode Linux that waits for tasks; without devices yet.
-    fn uml(&self) -> Result<Uml> {
-        let guest = Uml::new(&self.lab.um_kernel()?, &self.lab.guest_program()?);
-        Ok(guest.script(&Script::serve()))
-    }
-
-    /// The same under QEMU.
+    /// A guest under QEMU that has the board on PCI and waits for tasks.
     fn qemu(&self) -> Result<Qemu> {
-        Ok(Qemu::new(&self.lab.qemu()?, &self.lab.x86_boot()?).script(&Script::serve()))
+        Ok(front::qemu(&self.lab)?.device(&GPIO.pci(), self.daemon.socket()))
     }
 
-    /// A guest that uses the daemon and waits for tasks.
+    /// Starts a guest that has the board and waits for tasks.
     fn guest(&self, front: Front) -> Result<Guest> {
-        let socket = self.daemon.socket();
-        let mut guest = match front {
-            Front::Uml => self.uml()?.device(ID, socket).start(self.scratch),
-            Front::Pci => self.qemu()?.device(PCI, socket).start(self.scratch),
-            Front::Mmio => self
-                .qemu()?
-                .machine(Machine::Microvm)
-                .device("vhost-user-gpio-device", socket)
-                .start(self.scratch),
-            Front::Generic => {
-                let device = format!("vhost-user-test-device-pci,virtio-id={ID},num_vqs=2,config_size=8");
-                self.qemu()?.device(&device, socket).start(self.scratch)
-            }
-        }?;
-        guest.event("ready")?;
-        Ok(guest)
+        front.start(&self.lab, GPIO, self.daemon.socket(), self.scratch)
     }
 
     /// Ends a guest, and then the daemon, which must go in peace.
