@@ -12,7 +12,6 @@ mod init;
 mod modules;
 mod mounts;
 mod report;
-mod script;
 mod shell;
 mod task;
 

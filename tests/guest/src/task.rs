@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One task: `NAME[,KEY=VALUE...]`, run in a process of its own.
 
-use crate::{devices, host, report, script, shell};
+use crate::{devices, host, report, shell};
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -15,11 +15,7 @@ use std::time::Duration;
 pub(crate) type Task = fn(&Options) -> anyhow::Result<Value>;
 
 /// The tasks that are no device of their own.
-const COMMON: &[(&str, Task)] = &[
-    ("host", host::run),
-    ("script", script::run),
-    ("shell", shell::run),
-];
+const COMMON: &[(&str, Task)] = &[("host", host::run), ("shell", shell::run)];
 
 /// The longest that a task may take when its line has no `timeout=SECONDS`.
 const TIMEOUT: Duration = Duration::from_secs(120);

@@ -34,10 +34,11 @@ mod files;
 mod gpio_sim;
 mod inner;
 mod output;
+mod script;
 mod toggle;
 
+use crate::modules;
 use crate::task::Options;
-use crate::{modules, script};
 use anyhow::{Context, bail};
 use daemon::Daemon;
 use inner::Inner;
@@ -74,7 +75,7 @@ const STEPS: &[(&str, Step)] = &[
     ("expect", |_, pair| files::expect(pair)),
     ("contains", |_, pair| files::contains(pair)),
     ("lacks", |_, pair| files::lacks(pair)),
-    ("script", |_, text| Ok(script::shell(string(text)?)?.into())),
+    ("script", |_, text| Ok(script::run(string(text)?)?.into())),
     ("toggle", |_, what| toggle::run(what)),
     ("daemon", |play, program| {
         play.daemons.push(Daemon::start(program)?);
