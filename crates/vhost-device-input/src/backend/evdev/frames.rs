@@ -38,6 +38,12 @@ impl Frames {
         }
     }
 
+    /// The rest of the frame will not come.
+    pub(super) fn forget(&mut self) {
+        self.frame.clear();
+        self.lost = false;
+    }
+
     /// Takes one event.
     pub(super) fn push(&mut self, event: Event) -> Option<Completed> {
         if event.is_report() {
@@ -119,6 +125,15 @@ mod tests {
         ];
         let next = Completed::Frame(vec![Event::new(1, 32, 1)]);
         assert_eq!(completed(frames, &events), [Completed::Lost, next]);
+    }
+
+    #[test]
+    fn what_a_device_began_before_it_went_is_no_part_of_what_comes() {
+        let frames = &mut Frames::default();
+        assert_eq!(completed(frames, &[(1, 30, 1)]), []);
+        frames.forget();
+        let next = Completed::Frame(vec![Event::new(1, 31, 1)]);
+        assert_eq!(completed(frames, &[(1, 31, 1), (0, 0, 0)]), [next]);
     }
 
     #[test]

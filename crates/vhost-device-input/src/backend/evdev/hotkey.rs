@@ -37,6 +37,11 @@ impl Hotkey {
         }
     }
 
+    /// Nothing is known of what is down.
+    pub(super) fn forget(&mut self) {
+        self.down.clear();
+    }
+
     /// Takes a frame in. True if the last of the keys went down in it.
     pub(super) fn completes(&mut self, frame: &[Event]) -> bool {
         let mut complete = false;
@@ -77,6 +82,12 @@ mod tests {
         ] {
             assert_eq!(press(code, value), complete, "{code} {value}");
         }
+        press(29, 1);
+        hotkey.forget();
+        assert!(
+            !hotkey.completes(&[Event::new(EV_KEY, 29, 1)]),
+            "the other is not known to be down"
+        );
         assert_eq!(parse_keys("leftctrl+").unwrap_err(), "no key is called ");
     }
 }

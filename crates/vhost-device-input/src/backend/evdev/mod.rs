@@ -173,7 +173,10 @@ impl EvdevSource {
             log::warn!("{}: {} has gone: {why}", self.rule, node.facts.path.display());
             let _ = epoll::delete(&self.epoll, node.fd());
         }
-        (self.given, self.events) = (false, Vec::new());
+        self.events.clear();
+        self.frames.forget();
+        self.forget_keys();
+        self.given = false;
         changes.push(Change::Released);
     }
 
@@ -210,7 +213,14 @@ impl EvdevSource {
         }
     }
 
+    fn forget_keys(&mut self) {
+        if let Some(hotkey) = &mut self.hotkey {
+            hotkey.forget();
+        }
+    }
+
     fn resync(&mut self, changes: &mut Vec<Change>) {
+        self.forget_keys();
         let Some(node) = self.node.as_ref().filter(|_| self.given) else {
             return;
         };
