@@ -214,6 +214,32 @@ fn eeprom_outlives_the_guest_and_the_daemon() -> Result<()> {
     })
 }
 
+/// One whose cells have addresses of one byte, and one with two.
+#[test]
+fn all_of_an_eeprom_is_read() -> Result<()> {
+    run("bus::all_of_an_eeprom_is_read", |scratch| {
+        let sizes = [("24c02", 0x50, 256), ("24c64", 0x51, 8192)];
+        let devices = sizes.map(|(kind, at, size)| {
+            let content: Vec<u8> = (0..size).map(|cell: u32| (cell * 7 + cell / 256) as u8).collect();
+            let file = scratch.path(kind);
+            std::fs::write(&file, content)?;
+            Ok::<_, anyhow::Error>(format!("{kind}@{at:#x}={}", file.display()))
+        });
+        let devices = devices.into_iter().collect::<Result<Vec<_>>>()?;
+        let bench = Bench::new(scratch, &format!("sim:{}", devices.join(",")), &[])?;
+        let mut guest = bench.guest(Front::Pci)?;
+        for (kind, at, size) in sizes {
+            let found = guest.task(&format!("i2c,do=chip,at={at:x},driver={kind},bytes={size}"))?;
+            let content: String = std::fs::read(scratch.path(kind))?
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            ensure!(found["hex"] == content, "{kind}: {found}");
+        }
+        bench.close(guest, Front::Pci)
+    })
+}
+
 #[test]
 fn guest_reboots_and_is_reset() -> Result<()> {
     run("bus::guest_reboots_and_is_reset", |scratch| {

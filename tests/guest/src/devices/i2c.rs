@@ -11,7 +11,7 @@
 //! * `load,m=...,seconds=S`: the same transfer again and again, for so long. The event `loading` says that it has begun.
 //!   Finds how often it went `well` and how often it `failed`.
 //! * `chip,at=50,driver=24c02,file=NAME`: has a driver of the kernel take a device, and finds what its `file` holds, of
-//!   at most 16 bytes; `write=dead` writes that to it first. The file may have one `*` in it.
+//!   at most `bytes=16`; `write=dead` writes that to it first. The file may have one `*` in it.
 
 use crate::report;
 use crate::task::{Options, Task};
@@ -28,9 +28,6 @@ use std::time::{Duration, Instant};
 
 /// The longest that a driver may take to find its device.
 const PROBE: Duration = Duration::from_secs(20);
-
-/// How much of a chip's file is read.
-const SHOWN: u64 = 16;
 
 const ACTIONS: &[(&str, Task)] = &[
     ("transfer", transfer),
@@ -233,9 +230,10 @@ fn chip(options: &Options) -> anyhow::Result<Value> {
         let bytes = unhex(&options.get("write", String::new())?)?;
         fs::write(&file, bytes).with_context(|| file.display().to_string())?;
     }
+    let most: u64 = options.get("bytes", 16)?;
     let mut bytes = Vec::new();
     fs::File::open(&file)
-        .and_then(|open| open.take(SHOWN).read_to_end(&mut bytes))
+        .and_then(|open| open.take(most).read_to_end(&mut bytes))
         .with_context(|| file.display().to_string())?;
     let text = String::from_utf8_lossy(&bytes).trim().to_owned();
     Ok(json!({ "hex": hex(&bytes), "text": text }))
