@@ -48,7 +48,7 @@ fn all_of_it(front: Front, name: &str) -> Result<()> {
 fn detect(guest: &mut Guest) -> Result<()> {
     for by in ["quick", "read"] {
         let found = guest.task(&format!("i2c,do=detect,by={by}"))?;
-        ensure!(found["answered"] == json!(["20", "48", "50"]), "by {by}: {found}");
+        ensure!(found["answered"] == json!([0x20, 0x48, 0x50]), "by {by}: {found}");
     }
     Ok(())
 }
@@ -88,7 +88,7 @@ fn drivers(guest: &mut Guest, temperature: &str) -> Result<()> {
     ensure!(found["text"] == temperature, "sensor: {found}");
     // What a driver has is not asked.
     let found = guest.task("i2c,do=detect")?;
-    ensure!(found["answered"] == json!(["20"]), "{found}");
+    ensure!(found["answered"] == json!([0x20]), "{found}");
     Ok(())
 }
 
@@ -162,7 +162,7 @@ fn address_that_is_not_allowed_does_not_answer() -> Result<()> {
         let bench = Bench::new(scratch, &format!("{BUS}:0x20,0x48"), &[])?;
         let mut guest = bench.guest(Front::Pci)?;
         let found = guest.task("i2c,do=detect")?;
-        ensure!(found["answered"] == json!(["20", "48"]), "{found}");
+        ensure!(found["answered"] == json!([0x20, 0x48]), "{found}");
         // Nothing of it reaches the bus.
         fails(&mut guest, "20w1001+50r1", "only 0 of 2 messages")?;
         reads(&mut guest, "20w10+20r1", &["00"])?;

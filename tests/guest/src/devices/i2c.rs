@@ -150,7 +150,7 @@ fn detect(options: &Options) -> anyhow::Result<Value> {
             other => bail!("by={other}: neither quick nor read"),
         };
         if asked.is_ok() {
-            answered.push(format!("{address:02x}"));
+            answered.push(address);
         }
     }
     Ok(json!({ "answered": answered }))
