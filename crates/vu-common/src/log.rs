@@ -11,7 +11,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-
 #[doc(hidden)]
 pub use log::warn as __warn;
 use log::{Level, LevelFilter, Log, Metadata, Record};
