@@ -17,8 +17,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("qemu-nbd", "qemu-utils"),
     ("nbdkit", "nbdkit"),
     ("filefrag", "e2fsprogs"),
-    ("gpioget", "gpiod"),
-    ("i2ctransfer", "i2c-tools"),
+    ("i2cget", "i2c-tools"),
 ];
 
 /// The arguments.
