@@ -63,8 +63,9 @@ where
         }
         .into());
     }
-    endpoints.extend(socket::listeners(common)?);
+    // Whoever can connect finds the process id there.
     let _pid_file = common.pid_file.as_deref().map(PidFile::create).transpose()?;
+    endpoints.extend(socket::listeners(common)?);
     serve(endpoints, devices, &signals)?;
     Ok(())
 }
