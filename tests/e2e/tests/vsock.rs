@@ -14,6 +14,7 @@ use serde_json::Value;
 use vu_e2e::artifacts::Lab;
 use vu_e2e::daemon::{self, Daemon, Profile};
 use vu_e2e::guest::{End, Guest, Script};
+use vu_e2e::host::{Host, Step};
 use vu_e2e::qemu::{Machine, Qemu};
 use vu_e2e::quick;
 use vu_e2e::scratch::Scratch;
@@ -349,4 +350,49 @@ fn siblings_of_other_groups_are_not_there() -> Result<()> {
     }
     let [called, _] = siblings(["x", "y"], ["vsock,do=refused,cid=4", "vsock,do=echo,count=1"])?;
     called.map(drop)
+}
+
+/// Without Unix sockets, by the `AF_VSOCK` of a host that has it.
+#[test]
+fn by_the_hosts_own_sockets() -> Result<()> {
+    if quick::skips("vsock::by_the_hosts_own_sockets")? {
+        return Ok(());
+    }
+    let lab = Lab::open()?;
+    let (kernel, agent) = (lab.um_kernel()?, lab.guest_program()?);
+    let socket = Path::new("/run/vsock.sock");
+    let inner = Uml::new(&kernel, &agent)
+        .device(ID, socket)
+        .script(&Script::serve());
+    let agent_text = agent.display();
+    let host = Host::new(&kernel, &agent)
+        .then(Step::script(&format!(
+            "{agent_text} vsock,do=echo,port=1234 > /run/echo 2>&1 &"
+        )))
+        .daemon(
+            program(),
+            &["--forward-cid", "1", "--forward-listen", "9000"],
+            socket,
+        )
+        .guest(&inner.launch(Path::new("/run")))
+        .then(Step::event("ready"))
+        .then(Step::say("vsock,do=send,port=1234,bytes=1000000"))
+        .then(Step::result("vsock"))
+        .then(Step::say("vsock,do=send,port=1234,bytes=1000"))
+        .then(Step::failure("vsock"))
+        .then(Step::say("vsock,do=echo,port=9000"))
+        .then(Step::event("listening"))
+        .then(Step::script(&format!(
+            "{agent_text} vsock,do=send,cid=1,port=9000,bytes=1000000"
+        )))
+        .then(Step::result("vsock"))
+        .then(Step::say("poweroff"))
+        .then(Step::end(60));
+    let found = Scratch::scope(|scratch| host.play(scratch))?;
+    let bytes: Vec<&Value> = found.iter().filter_map(|found| found.get("bytes")).collect();
+    ensure!(
+        bytes.iter().all(|bytes| **bytes == 1_000_000) && bytes.len() == 2,
+        "{found:?}"
+    );
+    Ok(())
 }
