@@ -3,6 +3,7 @@
 
 mod arrivals;
 mod bounds;
+mod chance;
 mod rules;
 mod streams;
 mod support;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use vu_testkit::chains::{Framing, Placement, Request};
 use vu_testkit::devices::Profile;
 use vu_testkit::devices::vsock::{HEADER, Header, RX, TX, Vsock, buffer, op, vsock};
+use vu_testkit::driver::Used;
 use vu_testkit::frontend::FrontEnd;
 use vu_testkit::guest::{Guest, Lane, Options, Pending};
 use vu_testkit::spawn::{Daemon, Launch, TempDir};
@@ -94,12 +95,15 @@ impl Rig {
         let lane = &mut self.guest.lanes[usize::from(RX)];
         let end = lane.end();
         let used = lane.queue.wait(end).unwrap();
-        let at = self
-            .buffers
-            .iter()
-            .position(|pending| u32::from(pending.head) == used.id);
+        self.take_back(used)
+    }
+
+    /// The packet in a buffer that came back; the device gets another buffer for it.
+    pub(crate) fn take_back(&mut self, used: Used) -> (Header, Vec<u8>) {
+        let mut buffers = self.buffers.iter();
+        let at = buffers.position(|pending| u32::from(pending.head) == used.id);
         let pending = self.buffers.swap_remove(at.expect("the head of a buffer"));
-        let answer = lane.answer(&pending);
+        let answer = self.guest.lanes[usize::from(RX)].answer(&pending);
         let header = Header::parse(&answer).unwrap();
         let len = used.len as usize;
         assert_eq!(len, HEADER + header.len as usize, "{header:?}");
