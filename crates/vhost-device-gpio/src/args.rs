@@ -19,7 +19,7 @@ pub struct GpioArgs {
     #[command(flatten)]
     pub common: CommonArgs,
 
-    /// The chip of a guest: CHIP[:LINES], sim:N or sim:FILE
+    /// The chip of a guest: `CHIP[:LINES]`, sim:N or sim:FILE
     ///
     /// CHIP is a chip of the host: its path, number, name or label. LINES are those of its lines that the guest
     /// gets, in this order: numbers, ranges and names, as in `0-3,led,5/ro`; the guest may only read a line
