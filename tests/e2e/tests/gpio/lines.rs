@@ -174,6 +174,21 @@ fn guest_reboots_itself() -> Result<()> {
 }
 
 #[test]
+fn guest_under_uml_reboots_itself() -> Result<()> {
+    run("lines::guest_under_uml_reboots_itself", |scratch| {
+        let bench = Bench::new(scratch, BOARD, &[])?;
+        let mut guest = bench.guest(Front::Uml)?;
+        let mut board = bench.board()?;
+        edges(&mut guest, &mut board)?;
+        guest.say("reboot")?;
+        guest.event("ready")?;
+        outputs(&mut guest, &mut board)?;
+        edges(&mut guest, &mut board)?;
+        bench.close(guest, Front::Uml)
+    })
+}
+
+#[test]
 fn machine_is_reset_while_its_guest_waits_for_an_edge() -> Result<()> {
     run(
         "lines::machine_is_reset_while_its_guest_waits_for_an_edge",

@@ -263,6 +263,20 @@ fn guest_reboots_and_is_reset() -> Result<()> {
 }
 
 #[test]
+fn guest_under_uml_reboots_itself() -> Result<()> {
+    run("bus::guest_under_uml_reboots_itself", |scratch| {
+        let bench = Bench::new(scratch, BUS, &[])?;
+        let mut guest = bench.guest(Front::Uml)?;
+        drivers(&mut guest, "23500")?;
+        guest.say("reboot")?;
+        guest.event("ready")?;
+        messages(&mut guest)?;
+        drivers(&mut guest, "23500")?;
+        bench.close(guest, Front::Uml)
+    })
+}
+
+#[test]
 fn slow_device_costs_its_own_time_only() -> Result<()> {
     run("bus::slow_device_costs_its_own_time_only", |scratch| {
         let bench = Bench::new(
@@ -275,6 +289,8 @@ fn slow_device_costs_its_own_time_only() -> Result<()> {
         let seconds = found["seconds"].as_f64().unwrap_or_default();
         ensure!(seconds >= 0.7, "not slow: {found}");
         fails(&mut guest, "32w00", "only 0 of 1 messages")?;
+        // It holds the bus. The daemon lives on, and ends when it is told to.
+        fails(&mut guest, "20w00", "only 0 of 1 messages")?;
         bench.close(guest, Front::Pci)
     })
 }
