@@ -5,6 +5,7 @@
 //! the record are the ratios of each round's pair. One file per device says what to measure:
 //!
 //! - `rng.rs`, `gpio.rs` and `i2c.rs` under the driver of `vu-testkit`, by `pair.rs`
+//! - `vsock/` under a driver with connections, by `pair.rs`
 //! - `blk/` under a driver that is not ours, with disks of several kinds
 //! - `cpus.rs` keeps driver and daemons apart
 //! - `report.rs` and `plot.rs` print the ratios and draw them
@@ -19,6 +20,7 @@ mod pair;
 mod plot;
 mod report;
 mod rng;
+mod vsock;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -34,6 +36,8 @@ enum Device {
     Gpio(pair::Args),
     /// The I2C adapter beside rust-vmm's
     I2c(pair::Args),
+    /// The socket device beside rust-vmm's
+    Vsock(pair::Args),
     /// The block device beside qemu-storage-daemon
     Blk(blk::Args),
 }
@@ -53,6 +57,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Device::Rng(args) => rng::run(&args),
         Device::Gpio(args) => gpio::run(&args),
         Device::I2c(args) => i2c::run(&args),
+        Device::Vsock(args) => vsock::run(&args),
         Device::Blk(args) => blk::run(&args),
     }
 }

@@ -53,6 +53,16 @@ pub(super) struct Launches {
 }
 
 impl Args {
+    /// Whether a load of this title was asked for.
+    pub(super) fn wants(&self, title: &str) -> bool {
+        title.contains(&self.only)
+    }
+
+    /// How long a measurement takes.
+    pub(super) fn time(&self) -> Duration {
+        Duration::from_millis(self.time)
+    }
+
     pub(super) fn launches(&self, device: &str) -> Result<Launches> {
         let ours = match &self.daemon {
             Some(line) => Launch::parse(line)?,

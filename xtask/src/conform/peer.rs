@@ -36,6 +36,7 @@ pub(crate) fn ours(device: &str) -> Result<Launch> {
         "blk" => devices::blk::ARGS,
         "gpio" => devices::gpio::ARGS,
         "i2c" => devices::i2c::ARGS,
+        "vsock" => devices::vsock::ARGS,
         _ => &[],
     };
     Ok(Launch::ours(&program.to_string_lossy(), args))
@@ -76,6 +77,11 @@ pub(crate) fn rust_vmm(device: &str) -> Result<Launch> {
             let adapter = simulated_adapter(&root)?;
             let (program, adapter) = (program.display(), adapter.display());
             format!("/usr/bin/env LD_PRELOAD={adapter} {program} {socket} -l sim:32:72")
+        }
+        "vsock" => {
+            let program = install(&root, device, None)?;
+            let program = program.display();
+            format!("{program} --vm guest-cid=3,socket={{socket}},uds-path={{unique}}")
         }
         _ => format!("{} {socket}", install(&root, device, None)?.display()),
     })
