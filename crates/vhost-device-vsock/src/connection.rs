@@ -323,6 +323,10 @@ impl Connection {
         if self.state != State::Established {
             return Ok(Next::Nothing);
         }
+        // Before the payload, so that the answer comes while there is room.
+        if std::mem::take(&mut owed.credit_request) {
+            return Ok(Next::Control(Op::CreditRequest));
+        }
         let next = self.payload()?;
         if next != Next::Nothing {
             return Ok(next);
@@ -426,6 +430,7 @@ impl Connection {
 
     fn sent(&mut self, len: usize, op: Op) -> Packet {
         self.outgoing.sent(len);
+        self.owed.credit_request |= self.outgoing.has_many_packets() && self.outgoing.ask();
         Packet {
             len: len as u32,
             ..self.packet(op)

@@ -19,8 +19,10 @@ pub(crate) struct Outgoing {
     sent: u32,
     /// Packets that may still be in the guest's room; never fewer than there are, if they are of one size.
     packets: u32,
-    /// What `sent` was when credit was asked for last.
-    asked: Option<u32>,
+    /// Packets that were sent, which wraps.
+    count: u32,
+    /// What `sent` and `count` were when credit was asked for last.
+    asked: Option<(u32, u32)>,
 }
 
 impl Outgoing {
@@ -45,18 +47,28 @@ impl Outgoing {
         let under_way = self.under_way();
         let Room { buf_alloc, .. } = self.room;
         let free = buf_alloc.saturating_sub(under_way);
-        let few = free < buf_alloc / 8 || self.packets >= (buf_alloc / OVERHEAD).max(MIN_PACKETS);
+        let few = free < buf_alloc / 8 || self.packets >= self.max_packets();
         if under_way > 0 && few { 0 } else { free as usize }
     }
 
-    /// Whether to ask for credit, of which there is none: not again before half the room was used anew.
+    fn max_packets(&self) -> u32 {
+        (self.room.buf_alloc / OVERHEAD).max(MIN_PACKETS)
+    }
+
+    /// Whether the guest should be asked while there is still room: it tells by itself when many bytes have come, and
+    /// nothing of many packets.
+    pub(crate) fn has_many_packets(&self) -> bool {
+        self.packets >= self.max_packets() / 2
+    }
+
+    /// Whether to ask for credit: not again before half the room was used anew, in bytes or in packets.
     pub(crate) fn ask(&mut self) -> bool {
-        let used = |asked: u32| self.sent.wrapping_sub(asked);
-        let due = self
-            .asked
-            .is_none_or(|asked| used(asked) >= (self.room.buf_alloc / 2).max(1));
+        let due = self.asked.is_none_or(|(sent, count)| {
+            self.sent.wrapping_sub(sent) >= (self.room.buf_alloc / 2).max(1)
+                || self.count.wrapping_sub(count) >= self.max_packets() / 2
+        });
         if due {
-            self.asked = Some(self.sent);
+            self.asked = Some((self.sent, self.count));
         }
         due
     }
@@ -75,6 +87,7 @@ impl Outgoing {
     pub(crate) fn sent(&mut self, len: usize) {
         self.sent = self.sent.wrapping_add(len as u32);
         self.packets = self.packets.saturating_add(1);
+        self.count = self.count.wrapping_add(1);
     }
 }
 
@@ -187,6 +200,20 @@ mod tests {
         assert!(credit.ask() && !credit.ask());
         credit.forget_asking();
         assert!(credit.ask());
+    }
+
+    #[test]
+    fn credit_is_asked_for_once_in_half_the_packets() {
+        let mut credit = Outgoing::default();
+        credit.update(room(65536, 0));
+        let mut asked = Vec::new();
+        for number in 1..=80 {
+            credit.sent(1);
+            if credit.has_many_packets() && credit.ask() {
+                asked.push(number);
+            }
+        }
+        assert_eq!(asked, [32, 64]);
     }
 
     #[test]
