@@ -72,7 +72,7 @@ pub(super) const DEVICES: &[Device] = &[
         options: board,
         tasks: &[("gpio,do=tour,in=0,out=1,count=4", show::gpio_tour)],
         look: ("gpio,do=look", show::gpio),
-        hint: "cat /sys/kernel/debug/gpio",
+        hint: "cat /sys/kernel/debug/gpio; /init gpio,do=watch,count=4; /init gpio,do=follow,in=0,out=1,count=4",
     },
     Device {
         name: "i2c",
@@ -91,7 +91,7 @@ pub(super) const DEVICES: &[Device] = &[
             ),
         ],
         look: DETECT,
-        hint: "cd /sys/bus/i2c/devices/i2c-0; echo lm75 0x48 > new_device; cat 0-0048/hwmon/*/temp1_input",
+        hint: "i2cdetect -y 0; cd /sys/bus/i2c/devices/i2c-0; echo lm75 0x48 > new_device; cat 0-0048/hwmon/*/temp1_input",
     },
     Device {
         name: "input",
@@ -121,7 +121,7 @@ pub(super) const DEVICES: &[Device] = &[
             ("vsock,do=refused,port=1", show::vsock_refused),
         ],
         look: ("vsock,do=refused,port=1", show::vsock_refused),
-        hint: "ls -l /dev/vsock",
+        hint: "/init vsock,do=send,bytes=1048576; /init vsock,do=refused,port=1",
     },
 ];
 
