@@ -58,7 +58,12 @@ impl Qmp {
     /// When QEMU refuses it or is gone.
     pub fn execute_with(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream.get_ref(), "{request}").with_context(|| format!("QMP {command}"))?;
+        // At once: after a `quit` there is nobody to take the end of the line.
+        let line = format!("{request}\n");
+        let mut stream = self.stream.get_ref();
+        stream
+            .write_all(line.as_bytes())
+            .with_context(|| format!("QMP {command}"))?;
         loop {
             let mut answer = self.read().with_context(|| format!("QMP {command}"))?;
             if answer.get("error").is_some() {
