@@ -264,14 +264,15 @@ impl<'a> Driver<'a> {
     /// Waits for a packet of the device, for half of the ring of packets to it, or for the host's end.
     pub(super) fn wait(&mut self, host: Option<(&UnixStream, PollFlags)>) -> Result<()> {
         arm(self.rx, 0);
-        arm(self.tx, self.tx.queue.outstanding() / 2);
-        if is_used(self.rx, 0) {
+        let is_full = self.tx.queue.outstanding() >= MAX_PACKETS;
+        arm(self.tx, MAX_PACKETS / 2);
+        if is_used(self.rx, 0) || is_full && is_used(self.tx, MAX_PACKETS / 2) {
             return Ok(());
         }
         let (rx, tx) = (&self.rx.queue.call, &self.tx.queue.call);
         let (rx_fd, tx_fd) = (rx.fd(), tx.fd());
         let mut fds = vec![PollFd::new(&rx_fd, PollFlags::IN)];
-        if self.tx.queue.outstanding() >= MAX_PACKETS {
+        if is_full {
             fds.push(PollFd::new(&tx_fd, PollFlags::IN));
         }
         if let Some((stream, flags)) = host {
@@ -293,8 +294,8 @@ fn arm(lane: &Lane, ahead: usize) {
     fence(Ordering::SeqCst);
 }
 
-fn is_used(lane: &Lane, ahead: u16) -> bool {
-    lane.queue.used_index().wrapping_sub(next_used(lane)) > ahead
+fn is_used(lane: &Lane, ahead: usize) -> bool {
+    usize::from(lane.queue.used_index().wrapping_sub(next_used(lane))) > ahead
 }
 
 fn next_used(lane: &Lane) -> u16 {
