@@ -19,6 +19,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use vu_common::{Capabilities, Device, Migration, Spec, Start};
 
@@ -26,6 +27,9 @@ use crate::backend::Host;
 use crate::network::Network;
 use crate::spec::{CONFIG_LEN, VIRTIO_ID_VSOCK, feature};
 use crate::worker::{Bounds, Setup, VsockWorker};
+
+/// Longest time to poll: the host's answer to the guest, or the guest's to the host, often comes sooner.
+const POLL: Duration = Duration::from_micros(50);
 
 /// What `--print-capabilities` prints.
 pub const CAPABILITIES: Capabilities = Capabilities {
@@ -84,6 +88,7 @@ impl Device for Vsock {
         Spec {
             features: feature::STREAM | feature::SEQPACKET | feature::NO_IMPLIED_STREAM,
             config_len: CONFIG_LEN,
+            poll: POLL,
             // The connections are of this host.
             migration: Migration::No,
             ..Spec::new("vsock", VIRTIO_ID_VSOCK, 3)
