@@ -115,7 +115,7 @@ impl<'a> Driver<'a> {
         for _ in &connections {
             streams.push(listener.accept(self.rx.end())?);
         }
-        self.expect(&mut connections, op::RESPONSE)?;
+        self.await_answers(&mut connections, op::RESPONSE)?;
         Ok((connections, streams))
     }
 
@@ -129,7 +129,7 @@ impl<'a> Driver<'a> {
             self.send(&header)?;
         }
         self.submit();
-        self.expect(connections, op::RST)?;
+        self.await_answers(connections, op::RST)?;
         for mut stream in streams {
             ensure!(
                 wait_readable(stream.as_fd(), self.rx.end()),
@@ -141,7 +141,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Each of these gets this answer; what else comes says nothing but credit.
-    fn expect(&mut self, connections: &mut [Connection], op: u16) -> Result<()> {
+    fn await_answers(&mut self, connections: &mut [Connection], op: u16) -> Result<()> {
         let first = connections.first().map_or(0, |connection| connection.port);
         let mut missing = connections.len();
         while missing > 0 {
