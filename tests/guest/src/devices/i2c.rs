@@ -15,7 +15,7 @@
 
 use crate::report;
 use crate::task::{Options, Task};
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use i2cdev::core::{I2CDevice, I2CMessage, I2CTransfer};
 use i2cdev::linux::{I2CMessageFlags, LinuxI2CBus, LinuxI2CDevice, LinuxI2CError, LinuxI2CMessage};
 use rustix::io::Errno;
@@ -25,9 +25,6 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// The longest that a driver may take to find its device.
-const PROBE: Duration = Duration::from_secs(20);
 
 const ACTIONS: &[(&str, Task)] = &[
     ("transfer", transfer),
@@ -39,32 +36,14 @@ const ACTIONS: &[(&str, Task)] = &[
 
 /// Runs one action.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
-    let action: String = options.get("do", "transfer".to_owned())?;
-    match ACTIONS.iter().find(|(name, _)| *name == action) {
-        Some((_, act)) => act(options),
-        None => bail!("do={action}: no such action"),
-    }
+    super::act(options, ACTIONS, "transfer")
 }
 
 /// The adapter's path, as soon as the driver has found it.
 fn path(options: &Options) -> anyhow::Result<PathBuf> {
     let path = options.get("bus", PathBuf::from("/dev/i2c-0"))?;
-    appears(&path)?;
+    super::appears(&path)?;
     Ok(path)
-}
-
-fn appears(path: &Path) -> anyhow::Result<()> {
-    let end = Instant::now() + PROBE;
-    while !path.exists() {
-        ensure!(
-            Instant::now() < end,
-            "no {} after {} s",
-            path.display(),
-            PROBE.as_secs()
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 /// One message: the bytes to write, or room for those to read.
@@ -218,14 +197,14 @@ fn chip(options: &Options) -> anyhow::Result<Value> {
         None => device.join(file),
         Some((folder, name)) => {
             let folder = device.join(folder);
-            appears(&folder)?;
+            super::appears(&folder)?;
             let one = fs::read_dir(&folder)?
                 .next()
                 .with_context(|| folder.display().to_string())?;
             one?.path().join(name.trim_start_matches('/'))
         }
     };
-    appears(&file)?;
+    super::appears(&file)?;
     if options.has("write") {
         let bytes = unhex(&options.get("write", String::new())?)?;
         fs::write(&file, bytes).with_context(|| file.display().to_string())?;

@@ -20,20 +20,21 @@ use nix::sys::socket::{
 };
 use serde_json::{Value, json};
 
-use crate::task::Options;
+use crate::task::{Options, Task};
 
 /// The context id that stands for any.
 const ANY: u32 = u32::MAX;
 
+const ACTIONS: &[(&str, Task)] = &[
+    ("send", sends),
+    ("echo", echo),
+    ("many", many),
+    ("refused", refused),
+];
+
+/// Runs one action.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
-    let what: String = options.get("do", "send".to_owned())?;
-    match what.as_str() {
-        "send" => sends(options),
-        "echo" => echo(options),
-        "many" => many(options),
-        "refused" => refused(options),
-        other => bail!("do={other}: not known"),
-    }
+    super::act(options, ACTIONS, "send")
 }
 
 fn open(options: &Options) -> anyhow::Result<OwnedFd> {

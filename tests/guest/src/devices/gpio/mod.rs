@@ -33,9 +33,6 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The longest that the driver may take to find its device.
-const PROBE: Duration = Duration::from_secs(20);
-
 /// The longest that anybody may wait for an edge.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -58,32 +55,13 @@ const ACTIONS: &[(&str, Task)] = &[
 
 /// Runs one action.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
-    let action: String = options.get("do", "look".to_owned())?;
-    match ACTIONS.iter().find(|(name, _)| *name == action) {
-        Some((_, act)) => act(options),
-        None => bail!("do={action}: no such action"),
-    }
-}
-
-/// Waits until `path` is there.
-fn appears(path: &Path) -> anyhow::Result<()> {
-    let end = Instant::now() + PROBE;
-    while !path.exists() {
-        ensure!(
-            Instant::now() < end,
-            "no {} after {} s",
-            path.display(),
-            PROBE.as_secs()
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
+    super::act(options, ACTIONS, "look")
 }
 
 /// The chip's path, as soon as the driver has found it.
 fn chip(options: &Options) -> anyhow::Result<PathBuf> {
     let path = options.get("chip", PathBuf::from("/dev/gpiochip0"))?;
-    appears(&path)?;
+    super::appears(&path)?;
     Ok(path)
 }
 
@@ -220,7 +198,7 @@ fn drive(options: &Options) -> anyhow::Result<Value> {
 }
 
 fn keys(options: &Options) -> anyhow::Result<Value> {
-    appears(Path::new(KEYS))?;
+    super::appears(Path::new(KEYS))?;
     let mut device = RawDevice::open(KEYS).context(KEYS)?;
     report::event("armed", Value::Null);
     let until: u16 = options.get("until", 0)?;
@@ -240,7 +218,7 @@ fn keys(options: &Options) -> anyhow::Result<Value> {
 fn light(options: &Options) -> anyhow::Result<Value> {
     let name: String = options.get("name", "led".to_owned())?;
     let path = Path::new("/sys/class/leds").join(name).join("brightness");
-    appears(&path)?;
+    super::appears(&path)?;
     let level: u8 = options.get("level", 1)?;
     std::fs::write(&path, level.to_string()).with_context(|| path.display().to_string())?;
     Ok(Value::Null)
