@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::Arc;
 
-use crate::memory::{GuestSlice, Memory};
+use crate::memory::{GuestSlice, Memory, read_vectored};
 
 /// An `iovec` that may cross threads.
 #[derive(Clone, Copy)]
@@ -137,8 +137,7 @@ impl Segments {
     /// # Errors
     /// What the system call says, `WouldBlock` among it.
     pub fn read_from(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        // SAFETY: as in `write_to`.
-        result(unsafe { libc::readv(fd.as_raw_fd(), self.iovecs().as_ptr(), self.count()) })
+        read_vectored(fd, self.iovecs())
     }
 
     /// As many pieces as one system call takes.

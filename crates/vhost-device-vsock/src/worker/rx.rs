@@ -26,7 +26,7 @@ pub(super) struct Outbox {
     resets: VecDeque<[u8; HEADER_LEN]>,
     /// Connections that may have something, each once.
     pub(super) line: VecDeque<u64>,
-    chains: Vec<Chain>,
+    chains: VecDeque<Chain>,
     segments: Segments,
 }
 
@@ -137,7 +137,7 @@ impl VsockWorker {
                 .min(max.saturating_sub(room));
             chain.add_writable_segments(HEADER_LEN..HEADER_LEN.saturating_add(part), segments);
             room = room.saturating_add(part);
-            chains.push(chain);
+            chains.push_back(chain);
             let more = chains.len() < connection.burst && room < max;
             next = if more { pop(cx) } else { None };
         }
@@ -148,20 +148,15 @@ impl VsockWorker {
             len if len < room / 2 => (connection.burst / 2).max(1),
             _ => connection.burst,
         };
-        let count = chains.len();
-        let mut unused = Vec::new();
-        for chain in chains.drain(..) {
+        while left > 0
+            && let Some(chain) = chains.pop_front()
+        {
             let len = left.min(chain.writable_len().saturating_sub(HEADER_LEN));
-            if len == 0 {
-                unused.push(chain);
-                continue;
-            }
             left = left.saturating_sub(len);
             let header = connection.sent_stream(len).to_bytes(self.cid);
             fill(chain, &header, len);
         }
-        debug_assert!(unused.len() <= count);
-        for chain in unused.into_iter().rev() {
+        while let Some(chain) = chains.pop_back() {
             cx.give_back(chain);
         }
         match result {
