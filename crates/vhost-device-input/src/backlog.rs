@@ -89,6 +89,22 @@ impl Backlog {
         self.push(&events);
     }
 
+    /// Buffers that it takes to lift what the guest was told to be pressed, with the end of the frame.
+    pub(crate) fn release_len(&self) -> usize {
+        match self.told.release().len() {
+            0 => 0,
+            len => len + 1,
+        }
+    }
+
+    /// The guest stops: has it lift what it was told to be pressed instead of what waits, with at most `room` events.
+    pub(crate) fn end(&mut self, room: usize) {
+        self.forget();
+        let mut events = self.told.release();
+        events.truncate(room.saturating_sub(1));
+        self.push(&events);
+    }
+
     /// Forgets what waits: the guest stops. What it was told may be told again.
     pub(crate) fn forget(&mut self) {
         self.events.clear();

@@ -7,12 +7,15 @@
 //! | a buffer with less than 8 writable bytes | used length 0, its event takes the next one | |
 //! | an LED, a sound, a repeat | | to the host, used length 0 |
 //! | any other event, or less than 8 bytes | | used length 0 |
+//!
+//! While something is pressed, the buffers that its release takes are kept in reserve: at a stop no others can be had.
 #![deny(clippy::unwrap_used, clippy::expect_used)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 
-use vu_common::{Cx, Interest, Ready, Token, Worker, guest_warn};
+use vu_common::{Chain, Cx, Interest, Ready, Token, Worker, guest_warn};
 
 use crate::backend::{Change, Source};
 use crate::backlog::Backlog;
@@ -29,6 +32,8 @@ pub struct InputWorker {
     attached: bool,
     watched: Option<Token>,
     backlog: Backlog,
+    /// Buffers of the event queue for the release of what is pressed; the oldest first.
+    reserve: VecDeque<Chain>,
     changes: Vec<Change>,
     statuses: Vec<Event>,
 }
@@ -41,6 +46,7 @@ impl InputWorker {
             attached: false,
             watched: None,
             backlog: Backlog::default(),
+            reserve: VecDeque::new(),
             changes: Vec::new(),
             statuses: Vec::new(),
         }
@@ -87,16 +93,43 @@ impl InputWorker {
     /// Gives the guest as many events as it has buffers for.
     fn deliver(&mut self, cx: &mut Cx<'_>) {
         while let Some(event) = self.backlog.first() {
-            let Some(mut chain) = cx.pop(EVENTQ) else { break };
-            if chain.writer().write_all(&event.to_bytes()).is_ok() {
-                chain.complete(EVENT_LEN as u32);
-                self.backlog.advance();
-            } else {
-                guest_warn!("a buffer on the event queue without room for an event");
-                chain.complete(0);
-            }
+            let oldest = self.reserve.pop_front().or_else(|| cx.pop(EVENTQ));
+            let Some(chain) = oldest else { break };
+            self.give(event, chain);
+        }
+        let wanted = self.backlog.release_len();
+        while self.reserve.len() < wanted
+            && let Some(chain) = cx.pop(EVENTQ)
+        {
+            self.reserve.push_back(chain);
         }
         self.watch(cx);
+    }
+
+    /// Gives the guest the first event that waits, if the buffer has room for it.
+    fn give(&mut self, event: Event, mut chain: Chain) {
+        if chain.writer().write_all(&event.to_bytes()).is_ok() {
+            chain.complete(EVENT_LEN as u32);
+            self.backlog.advance();
+        } else {
+            guest_warn!("a buffer on the event queue without room for an event");
+            chain.complete(0);
+        }
+    }
+
+    /// Lifts what is pressed, as far as the reserve goes, and gives the rest of it back.
+    fn release(&mut self, cx: &mut Cx<'_>) {
+        self.backlog.end(self.reserve.len());
+        while let Some(event) = self.backlog.first() {
+            let Some(chain) = self.reserve.pop_front() else {
+                break;
+            };
+            self.give(event, chain);
+        }
+        self.backlog.forget();
+        while let Some(chain) = self.reserve.pop_back() {
+            cx.give_back(chain);
+        }
     }
 
     /// Every buffer of the status queue comes back, when the host has got what it says.
@@ -150,9 +183,8 @@ impl Worker for InputWorker {
         }
     }
 
-    /// A guest that is reset and one that is paused look the same here. What waits is of no use to the first; the
-    /// second gets the state of the device when it goes on, so that no key stays down. There are no more buffers to
-    /// tell it now.
+    /// A guest that is reset, one that is paused, and one whose device ends look the same here: keys are lifted. What
+    /// waits is of no use to the first; the second gets the state of the device when it goes on.
     fn stop(&mut self, cx: &mut Cx<'_>, q: usize) {
         if q != EVENTQ {
             return;
@@ -164,6 +196,6 @@ impl Worker for InputWorker {
             source.detach();
             self.attached = false;
         }
-        self.backlog.forget();
+        self.release(cx);
     }
 }

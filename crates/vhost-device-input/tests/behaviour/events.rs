@@ -170,22 +170,3 @@ fn a_guest_that_starts_gets_what_is_held_and_where_axes_are() {
     let mut reader = Reader::of(&daemon);
     assert_eq!(reader.frame(), [(3, 3, -7), (1, 0x130, 1)]);
 }
-
-#[test]
-fn a_paused_guest_gets_the_release_that_it_missed() {
-    let daemon = daemon("keyboard");
-    let (mut reader, mut client) = (Reader::of(&daemon), Client::of(&daemon));
-    client.act("wait");
-    client.act("watch");
-    client.act("down A");
-    assert_eq!(reader.events(2), [(1, 30, 1), REPORT]);
-    let base = reader.guest.front.get_vring_base(EVENTQ.into()).unwrap();
-    assert_eq!(client.line(), "guest 0");
-    client.act("up A");
-    client.act("key B");
-    client.act("down C");
-    reader.guest.start_ring(EVENTQ.into(), base as u16).unwrap();
-    reader.guest.enable(EVENTQ.into(), true).unwrap();
-    assert_eq!(client.line(), "guest 1");
-    assert_eq!(reader.frame(), [(1, 30, 0), (1, 46, 1)]);
-}

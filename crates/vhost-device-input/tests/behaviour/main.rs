@@ -7,6 +7,7 @@ mod control;
 mod daemon;
 mod evdev;
 mod events;
+mod release;
 mod source;
 mod status;
 mod support;
