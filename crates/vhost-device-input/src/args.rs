@@ -9,7 +9,7 @@ use vu_common::CommonArgs;
 
 use crate::backend::Source;
 use crate::backend::evdev::{self, Grab, Rule};
-use crate::backend::sim::{self, Kind};
+use crate::backend::sim::{self, Kind, Pace, Recording};
 
 /// Serves keyboards, mice and touch screens to virtual machines over vhost-user.
 ///
@@ -52,8 +52,21 @@ impl AsRef<CommonArgs> for InputArgs {
 pub enum SourceName {
     /// A simulated device, and the file with commands for it.
     Sim(Kind, Option<PathBuf>),
+    /// A device that was recorded, and the file with that.
+    Replay(Replay, PathBuf),
     /// A device of the host.
     Evdev(Rule),
+}
+
+/// How a recording is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replay {
+    /// How it is played.
+    pub pace: Pace,
+    /// Only when somebody asks for it.
+    pub asked: bool,
+    /// Which device of several, from 1 on.
+    pub device: Option<usize>,
 }
 
 /// The values of `--evdev-path` and `--sim`, in the order in which they stand on the command line.
@@ -83,11 +96,15 @@ impl clap::Args for Devices {
             .value_name("KIND[:SCRIPT]")
             .value_parser(parse_sim)
             .action(ArgAction::Append)
-            .help("A simulated device: keyboard, mouse, tablet, touch or gamepad")
+            .help("A simulated device: keyboard, mouse, tablet, touch, gamepad or replay:RECORDING")
             .long_help(
-                "A simulated device: keyboard, mouse, tablet, touch or gamepad\n\n\
+                "A simulated device: keyboard, mouse, tablet, touch, gamepad or replay:RECORDING\n\n\
                  SCRIPT is a file with commands for it, which are carried out from the start on; see --sim-socket. \
-                 It should begin with `wait`, which lasts until a guest's driver is there.",
+                 It should begin with `wait`, which lasts until a guest's driver is there.\n\n\
+                 RECORDING is a file of evemu-record or `libinput record`: it says what the device is, and what \
+                 happens there once a guest's driver is there. `replay,speed=2,loop:RECORDING` has it happen twice as \
+                 fast, over and over; with `asked` only the command `replay` begins it; `device=2` is the second \
+                 device of several in the file.",
             );
         command.arg(evdev).arg(sim)
     }
@@ -118,11 +135,29 @@ impl clap::FromArgMatches for Devices {
 }
 
 fn parse_sim(text: &str) -> Result<SourceName, String> {
-    let (kind, script) = match text.split_once(':') {
-        Some((kind, script)) => (kind, Some(script.into())),
+    let (kind, file) = match text.split_once(':') {
+        Some((kind, file)) => (kind, Some(file.into())),
         None => (text, None),
     };
-    Ok(SourceName::Sim(Kind::from_str(kind, false)?, script))
+    let mut words = kind.split(',');
+    if words.next() != Some("replay") {
+        return Ok(SourceName::Sim(Kind::from_str(kind, false)?, file));
+    }
+    let mut replay = Replay::default();
+    for word in words {
+        if word == "asked" {
+            replay.asked = true;
+        } else if let Some(number) = word.strip_prefix("device=") {
+            let number = number.parse();
+            replay.device = Some(number.or(Err("a device is a number from 1 on"))?);
+        } else if !replay.pace.set(word)? {
+            return Err(format!(
+                "{word} is not one of: speed=NUMBER, loop, asked, device=NUMBER"
+            ));
+        }
+    }
+    let file = file.ok_or("a recording is missing: replay:RECORDING")?;
+    Ok(SourceName::Replay(replay, file))
 }
 
 impl InputArgs {
@@ -142,6 +177,7 @@ impl InputArgs {
         for name in &self.devices.0 {
             sources.push(match name {
                 SourceName::Sim(kind, script) => simulated(*kind, script.as_deref(), control.next())?,
+                SourceName::Replay(replay, file) => recorded(*replay, file, control.next())?,
                 SourceName::Evdev(rule) => evdev::open(rule, &self.grab())?,
             });
         }
@@ -171,12 +207,22 @@ fn simulated(kind: Kind, script: Option<&Path>, control: Option<&Path>) -> anyho
     sim::open(kind, script, control).with_context(what)
 }
 
+fn recorded(replay: Replay, file: &Path, control: Option<&Path>) -> anyhow::Result<Box<dyn Source>> {
+    let recording = Recording::read(file, replay.device).with_context(|| file.display().to_string())?;
+    let pace = (!replay.asked).then_some(replay.pace);
+    let what = || match control {
+        Some(path) => format!("a recorded device with {}", path.display()),
+        None => "a recorded device".to_owned(),
+    };
+    sim::open_recording(recording, pace, control).with_context(what)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
 
-    use super::{InputArgs, SourceName};
-    use crate::backend::sim::Kind;
+    use super::{InputArgs, Replay, SourceName};
+    use crate::backend::sim::{Kind, Pace};
 
     fn parse(options: &[&str]) -> InputArgs {
         InputArgs::try_parse_from([&["vhost-device-input"], options].concat()).unwrap()
@@ -218,6 +264,27 @@ mod tests {
     }
 
     #[test]
+    fn a_recording_has_options() {
+        let args = parse(&["--sim=replay:a:b", "--sim=replay,loop,speed=2,asked,device=3:c"]);
+        let mut pace = Pace::default();
+        assert_eq!((pace.set("loop"), pace.set("speed=2")), (Ok(true), Ok(true)));
+        let second = Replay {
+            pace,
+            asked: true,
+            device: Some(3),
+        };
+        assert_eq!(
+            args.devices.0,
+            [
+                SourceName::Replay(Replay::default(), "a:b".into()),
+                SourceName::Replay(second, "c".into()),
+            ]
+        );
+        let error = refused(&["-s=/a", "--sim=replay:/nowhere/a"]);
+        assert_eq!(error, "/nowhere/a: No such file or directory (os error 2)");
+    }
+
+    #[test]
     fn each_device_needs_a_socket_and_each_socket_a_device() {
         let both = "(--evdev-path, --sim) for";
         let one = refused(&["-s=/a", "--sim=mouse", "--sim=touch"]);
@@ -253,6 +320,9 @@ mod tests {
     fn wrong_values_are_refused_with_the_right_ones() {
         for (option, message) in [
             ("--sim=piano", "invalid variant: piano"),
+            ("--sim=replay", "a recording is missing"),
+            ("--sim=replay,fast:a", "fast is not one of: speed=NUMBER"),
+            ("--sim=replay,device=x:a", "a device is a number from 1 on"),
             ("--evdev-path=id=12", "id=VENDOR:PRODUCT"),
             ("--grab-hotkey=nokey", "no key is called NOKEY"),
         ] {

@@ -24,7 +24,7 @@ mod spec;
 mod state;
 mod worker;
 
-pub use args::{InputArgs, SourceName};
+pub use args::{InputArgs, Replay, SourceName};
 pub use config::{Axis, Bits, Description};
 pub use device::{CAPABILITIES, Input};
 pub use request::Event;

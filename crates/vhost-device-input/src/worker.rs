@@ -97,13 +97,21 @@ impl InputWorker {
             let Some(chain) = oldest else { break };
             self.give(event, chain);
         }
+        // While events wait, each buffer is for them.
+        if self.backlog.first().is_none() {
+            self.set_aside(cx);
+        }
+        self.watch(cx);
+    }
+
+    /// Takes as many buffers as the release of what is pressed needs, if there are so many.
+    fn set_aside(&mut self, cx: &mut Cx<'_>) {
         let wanted = self.backlog.release_len();
         while self.reserve.len() < wanted
             && let Some(chain) = cx.pop(EVENTQ)
         {
             self.reserve.push_back(chain);
         }
-        self.watch(cx);
     }
 
     /// Gives the guest the first event that waits, if the buffer has room for it.

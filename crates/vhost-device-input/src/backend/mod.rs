@@ -2,6 +2,7 @@
 //! The host side: where events come from, and where LEDs and sounds go.
 
 pub mod evdev;
+mod frames;
 mod names;
 pub mod sim;
 

@@ -58,10 +58,14 @@ fn capabilities_are_those_of_the_convention() {
         .unwrap();
     let json = "{\"type\":\"input\",\"features\":[\"evdev-path\", \"no-grab\"]}\n";
     assert_eq!(String::from_utf8(output.stdout).unwrap(), json);
+    // What is announced can be used: the device is looked for.
+    let (code, log) = refusal(&["--no-grab", "--evdev-path", "/nowhere/event0"]);
+    assert_eq!(code, Some(1));
+    assert!(log.contains("/nowhere/event0: no such device"), "{log}");
 }
 
 /// What the daemon says that does not start with these arguments.
-fn refusal(args: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn refusal(args: &[&str]) -> (Option<i32>, String) {
     let dir = TempDir::new().unwrap();
     let socket = dir.path().join("s0");
     let mut command = Command::new(PROGRAM);

@@ -8,6 +8,7 @@ mod daemon;
 mod evdev;
 mod events;
 mod release;
+mod replay;
 mod source;
 mod status;
 mod support;

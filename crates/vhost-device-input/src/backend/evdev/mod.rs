@@ -6,12 +6,10 @@
 //! | `rule.rs` | which device is meant |
 //! | `find.rs` | where it is, and when it comes back |
 //! | `node.rs` | what it is, how it stands, what happens at it |
-//! | `frames.rs` | how what the kernel tells is cut into frames |
 //! | `hotkey.rs` | which keys let go of it |
 //! | `sys.rs` | what `evdev` does not have |
 
 mod find;
-mod frames;
 mod hotkey;
 mod node;
 mod rule;
@@ -29,9 +27,9 @@ pub use hotkey::{Keys, parse_keys};
 pub use rule::{BadRule, Rule};
 
 use self::find::Arrivals;
-use self::frames::{Completed, Frames};
 use self::hotkey::Hotkey;
 use self::node::Node;
+use super::frames::{Completed, Frames};
 use super::{Change, Source};
 use crate::config::Description;
 use crate::request::Event;

@@ -37,6 +37,8 @@ enum Output {
 enum Pause {
     Until(Instant),
     Guest,
+    /// The end of the recording that is played.
+    Replay,
 }
 
 /// One of those who use a device.
@@ -150,6 +152,7 @@ impl Client {
                 None => true,
                 Some(Pause::Until(time)) => time <= Instant::now(),
                 Some(Pause::Guest) => desk.is_attached(),
+                Some(Pause::Replay) => !desk.is_playing(),
             };
             if !over || self.is_held_up(desk) {
                 return true;
@@ -165,6 +168,7 @@ impl Client {
                 Outcome::Answer(text) => self.answer(&line, &text),
                 Outcome::Sleep(time) => self.pause = Instant::now().checked_add(time).map(Pause::Until),
                 Outcome::Guest => self.pause = Some(Pause::Guest),
+                Outcome::Replay => self.pause = Some(Pause::Replay),
                 Outcome::Watch => {
                     self.watches = true;
                     self.tell("ok");

@@ -17,6 +17,9 @@
 //! | `{"type":1,"code":30,"value":1}` | an event; those until `{"type":0,"code":0,"value":0}` happen at once |
 //! | `sleep 20ms` | nothing, for so long; also `2s` |
 //! | `wait` | nothing, until a driver is there |
+//! | `replay`, `replay speed=2` | a recording is played from its start; the answer comes at its end |
+//! | `replay loop` | it is played over and over; the answer comes at once |
+//! | `stop` | it is not played any more |
 //! | `leds` | the answer is `LED_NUML 1`, a line for each that the guest has told of; then `ok` |
 //! | `watch` | from now on, `LED_NUML 1`, `SND_TONE 440` or `guest 0` are told as they come |
 //!
@@ -25,7 +28,7 @@
 use std::time::Duration;
 
 use super::kind::SLOTS;
-use super::{Desk, Inner, signal};
+use super::{Desk, Inner, Pace, signal};
 use crate::backend::names;
 use crate::config::Description;
 use crate::request::Event;
@@ -35,7 +38,7 @@ use crate::spec::{
 };
 
 const KNOWN: &str = "commands are: key, down, up, button, type, move, wheel, abs, axis, touch, lift, frame, sleep, \
-                     wait, leds, watch, and events as JSON";
+                     wait, replay, stop, leds, watch, and events as JSON";
 /// Longest sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
 /// Events of a frame that is made of JSON.
@@ -54,6 +57,8 @@ pub(super) enum Outcome {
     Sleep(Duration),
     /// To be answered when a driver is there.
     Guest,
+    /// To be answered when the recording was played.
+    Replay,
     /// Whoever sent it wants news.
     Watch,
 }
@@ -75,12 +80,32 @@ impl Desk {
                 Some(time) => return Outcome::Sleep(time),
                 None => Err(format!("{time} is not a time of at most an hour, as 20ms or 2s")),
             },
+            ("replay", options) => match self.begin(options) {
+                Ok(pace) if pace.repeats => Ok("ok".into()),
+                Ok(_) => return Outcome::Replay,
+                Err(what) => Err(what),
+            },
+            ("stop", []) => {
+                self.stop();
+                Ok("ok".into())
+            }
             ("leds", []) => Ok(self.leds()),
             _ => self
                 .play(line, word, rest.trim(), &words, pending)
                 .map(|()| "ok".into()),
         };
         Outcome::Answer(result.unwrap_or_else(|what| format!("error: {what}")))
+    }
+
+    /// Begins to play the recording.
+    fn begin(&self, options: &[&str]) -> Result<Pace, String> {
+        let mut pace = Pace::default();
+        for option in options {
+            if !pace.set(option)? {
+                return Err(format!("{option} is neither loop nor speed=NUMBER"));
+            }
+        }
+        self.replay(pace).map(|()| pace)
     }
 
     fn leds(&self) -> String {

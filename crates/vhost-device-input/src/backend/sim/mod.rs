@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Simulated devices, which are used by scripts and by tests. They need no hardware.
+//! Simulated devices, which are used by scripts and by tests, or do again what was recorded. They need no hardware.
 //!
 //! | file | what it answers |
 //! |---|---|
 //! | `kind.rs` | what there is to be simulated |
 //! | `command.rs` | what a command does |
+//! | `recording/` | what was recorded of a device |
+//! | `replay.rs` | when it happens again |
 //! | `client.rs`, `control.rs`, `world.rs` | who sends commands, where, and the thread that serves them |
 
 mod client;
 mod command;
 mod control;
 mod kind;
+mod recording;
+mod replay;
 mod world;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,13 +24,17 @@ use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
 pub use kind::{Kind, SLOTS};
+pub use recording::{BadRecording, Recording};
+pub use replay::Pace;
 
 use self::client::Client;
 use self::control::Bound;
+use self::replay::Playing;
 use self::world::World;
 use super::{Change, Source, names};
 use crate::config::Description;
@@ -45,6 +53,8 @@ pub const STANDARD: &str = "-";
 /// A simulated device, between those who use it and the guest.
 pub struct Desk {
     description: Description,
+    /// What was recorded of it: frames, and when they are due.
+    frames: Vec<(Duration, Vec<Event>)>,
     inner: Mutex<Inner>,
     /// Can be read when there are changes for the guest.
     event: OwnedFd,
@@ -56,6 +66,8 @@ pub struct Desk {
 struct Inner {
     changes: VecDeque<Change>,
     state: State,
+    /// There while the recording is played.
+    playing: Option<Playing>,
     /// What the guest says of LEDs and sounds, by type and code.
     statuses: BTreeMap<(u16, u16), i32>,
     /// A driver is there.
@@ -75,11 +87,30 @@ struct Inner {
 /// # Errors
 /// What the host refused.
 pub fn open(kind: Kind, script: Option<&Path>, control: Option<&Path>) -> io::Result<Box<dyn Source>> {
-    let desk = Desk::new(kind)?;
-    let (mut listener, mut bound, mut clients) = (None, None, Vec::new());
+    let mut clients = Vec::new();
     if let Some(path) = script {
         clients.push(Client::script(path, File::open(path)?.into()));
     }
+    start(Desk::new(kind)?, clients, control)
+}
+
+/// Sets up a device that was recorded. What happened then happens at `pace` when a guest is there, or when somebody asks
+/// for it at the socket `control`.
+///
+/// # Errors
+/// What the host refused.
+pub fn open_recording(
+    recording: Recording,
+    pace: Option<Pace>,
+    control: Option<&Path>,
+) -> io::Result<Box<dyn Source>> {
+    let desk = Desk::of(recording.description, recording.state, recording.frames)?;
+    desk.lock().playing = pace.map(Playing::for_guest);
+    start(desk, Vec::new(), control)
+}
+
+fn start(desk: Arc<Desk>, mut clients: Vec<Client>, control: Option<&Path>) -> io::Result<Box<dyn Source>> {
+    let (mut listener, mut bound) = (None, None);
     match control {
         None => {}
         Some(path) if path == Path::new(STANDARD) => clients.push(Client::standard()?),
@@ -98,10 +129,22 @@ impl Desk {
     /// # Errors
     /// No event could be made.
     pub fn new(kind: Kind) -> io::Result<Arc<Self>> {
+        Self::of(kind.description(), State::default(), Vec::new())
+    }
+
+    fn of(
+        description: Description,
+        state: State,
+        frames: Vec<(Duration, Vec<Event>)>,
+    ) -> io::Result<Arc<Self>> {
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         Ok(Arc::new(Self {
-            description: kind.description(),
-            inner: Mutex::default(),
+            description,
+            frames,
+            inner: Mutex::new(Inner {
+                state,
+                ..Inner::default()
+            }),
             event: event()?,
             news: event()?,
         }))
@@ -127,7 +170,7 @@ impl Desk {
 
     /// Whether those who use it are to wait.
     fn is_full(&self) -> bool {
-        self.lock().changes.len() >= MAX_FRAMES
+        self.lock().is_full()
     }
 
     /// Takes the news so far; from now on it is kept if somebody watches.
@@ -142,6 +185,10 @@ impl Desk {
 }
 
 impl Inner {
+    fn is_full(&self) -> bool {
+        self.changes.len() >= MAX_FRAMES
+    }
+
     /// A frame happens. Without a driver nobody sees it, but what is held down stays so.
     fn play(&mut self, frame: Vec<Event>) {
         frame.iter().for_each(|event| self.state.apply(*event));
@@ -208,7 +255,7 @@ impl Source for SimSource {
     fn read(&mut self, changes: &mut Vec<Change>) {
         clear(&self.desk.event);
         let mut inner = self.desk.lock();
-        let was_full = inner.changes.len() >= MAX_FRAMES;
+        let was_full = inner.is_full();
         let mut events = 0;
         while events < MAX_EVENTS
             && let Some(change) = inner.changes.pop_front()

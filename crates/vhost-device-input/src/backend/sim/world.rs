@@ -32,7 +32,7 @@ impl World {
         listener: Option<UnixListener>,
         clients: Vec<Client>,
     ) -> io::Result<()> {
-        if listener.is_none() && clients.is_empty() {
+        if listener.is_none() && clients.is_empty() && !desk.is_playing() {
             return Ok(());
         }
         if let Some(listener) = &listener {
@@ -55,6 +55,7 @@ impl World {
             };
             let mut ready = ready.into_iter();
             let desk = &self.desk;
+            desk.play_due();
             self.clients.retain_mut(|client| {
                 let flags = ready.next().unwrap_or(PollFlags::empty());
                 client.serve(flags, desk)
@@ -80,7 +81,8 @@ impl World {
             fds.push(PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN));
             owners.push(None);
         }
-        let next = self.clients.iter().filter_map(Client::until).min();
+        let pauses = self.clients.iter().filter_map(Client::until);
+        let next = pauses.chain(self.desk.due()).min();
         let timeout = next.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.and_then(|wait| Timespec::try_from(wait).ok());
         match poll(&mut fds, timeout.as_ref()) {

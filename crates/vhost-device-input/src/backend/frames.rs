@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the kernel tells of a device, cut into frames of what is for the guest.
+//! What the kernel tells of a device, or has told when it was recorded, cut into frames of what is for the guest.
 
 use crate::request::Event;
 use crate::spec::{EV_ABS, EV_KEY, EV_MSC, EV_REL, EV_SW, EV_SYN, SYN_DROPPED};
