@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
-use vu_common::{Capabilities, Chain, ConfigChange, Device, Migration, Refused, Spec, Start, guest_warn};
+use vu_common::{About, Chain, ConfigChange, Device, Migration, Refused, Spec, Start, guest_warn};
 use vu_storage::{Disk, Op};
 use zerocopy::IntoBytes;
 
@@ -35,10 +35,19 @@ use crate::spec::{
 };
 use crate::worker::BlkWorker;
 
-/// What `--print-capabilities` prints.
-pub const CAPABILITIES: Capabilities = Capabilities {
-    kind: "block",
+/// The daemon, as managers and packages see it.
+pub const ABOUT: About = About {
     features: &["read-only", "blk-file"],
+    host_devices: &[
+        "block-blkext",
+        "block-sd",
+        "block-loop",
+        "block-device-mapper",
+        "block-virtblk",
+    ],
+    address_families: &["AF_INET", "AF_INET6"],
+    example: "--memory 64M",
+    ..About::new("block")
 };
 
 /// Most requests in flight on one thread.

@@ -30,5 +30,5 @@ mod worker;
 
 pub use args::{BlkArgs, CacheMode, Cpus, DiskArgs, DiskOptions, Format, NoDisk, Source};
 pub use bucket::Rate;
-pub use device::{Blk, CAPABILITIES, Service};
+pub use device::{ABOUT, Blk, Service};
 pub use worker::BlkWorker;

@@ -3,10 +3,10 @@
 
 use std::process::ExitCode;
 
-use vhost_device_blk::{BlkArgs, CAPABILITIES, backend};
+use vhost_device_blk::{ABOUT, BlkArgs, backend};
 
 fn main() -> ExitCode {
-    vu_common::main(&CAPABILITIES, |args: &BlkArgs| {
+    vu_common::main(&ABOUT, |args: &BlkArgs| {
         args.disks()?.iter().map(backend::open).collect()
     })
 }

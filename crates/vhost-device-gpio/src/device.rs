@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vu_common::{Capabilities, Device, Migration, Spec, Start};
+use vu_common::{About, Device, Migration, Spec, Start};
 
 use crate::backend::Chip;
 use crate::config::{self, Names};
@@ -15,10 +15,11 @@ use crate::lines::Lines;
 use crate::spec::{CONFIG_LEN, VIRTIO_GPIO_F_IRQ, VIRTIO_ID_GPIO};
 use crate::worker::{GpioWorker, Parked};
 
-/// What `--print-capabilities` prints.
-pub const CAPABILITIES: Capabilities = Capabilities {
-    kind: "gpio",
-    features: &[],
+/// The daemon, as managers and packages see it.
+pub const ABOUT: About = About {
+    host_devices: &["char-gpiochip"],
+    example: "--chip sim:8",
+    ..About::new("gpio")
 };
 
 /// Longest time to poll. A message takes far less than the wake-up for it, and a guest that moves bits by lines sends them

@@ -26,6 +26,6 @@ mod spec;
 mod worker;
 
 pub use args::{ChipSource, GpioArgs};
-pub use device::{CAPABILITIES, Gpio, OnDisconnect};
+pub use device::{ABOUT, Gpio, OnDisconnect};
 pub use request::{Direction, Line, Malformed, Request, Trigger};
 pub use worker::GpioWorker;

@@ -3,10 +3,10 @@
 
 use std::process::ExitCode;
 
-use vhost_device_gpio::{CAPABILITIES, Gpio, GpioArgs};
+use vhost_device_gpio::{ABOUT, Gpio, GpioArgs};
 
 fn main() -> ExitCode {
-    vu_common::main(&CAPABILITIES, |args: &GpioArgs| -> anyhow::Result<Vec<Gpio>> {
+    vu_common::main(&ABOUT, |args: &GpioArgs| -> anyhow::Result<Vec<Gpio>> {
         let mut gpios = Vec::new();
         for chip in args.chips()? {
             gpios.push(Gpio::new(chip, args.on_disconnect));

@@ -33,7 +33,7 @@ use std::io::{self, ErrorKind, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use vu_common::{Capabilities, Chain, Cx, Device, Ready, Spec, Start, Token, Worker, guest_warn};
+use vu_common::{About, Chain, Cx, Device, Ready, Spec, Start, Token, Worker, guest_warn};
 
 use crate::allow::AllowList;
 use crate::backend::{Address, Bus, Failure, Waits};
@@ -42,10 +42,11 @@ use crate::group::{self, Group};
 use crate::request::{Header, Malformed, Request};
 use crate::spec::{OUT_HDR_LEN, REQUESTQ, VIRTIO_I2C_F_ZERO_LENGTH_REQUEST, VIRTIO_ID_I2C_ADAPTER};
 
-/// What `--print-capabilities` prints.
-pub const CAPABILITIES: Capabilities = Capabilities {
-    kind: "i2c",
-    features: &[],
+/// The daemon, as managers and packages see it.
+pub const ABOUT: About = About {
+    host_devices: &["char-i2c"],
+    example: "--bus sim:lm75@0x48",
+    ..About::new("i2c")
 };
 
 /// Most messages of a transfer, whatever the bus can do: as many as Linux takes from a process at once.

@@ -26,5 +26,5 @@ mod spec;
 
 pub use allow::{AllowList, ListError};
 pub use args::{BusPlace, BusSource, I2cArgs, SourceError};
-pub use device::{CAPABILITIES, I2c, I2cWorker, Limits, MAX_GROUP};
+pub use device::{ABOUT, I2c, I2cWorker, Limits, MAX_GROUP};
 pub use request::{Header, Malformed, Request};

@@ -3,8 +3,8 @@
 
 use std::process::ExitCode;
 
-use vhost_device_i2c::{CAPABILITIES, I2cArgs};
+use vhost_device_i2c::{ABOUT, I2cArgs};
 
 fn main() -> ExitCode {
-    vu_common::main(&CAPABILITIES, I2cArgs::open)
+    vu_common::main(&ABOUT, I2cArgs::open)
 }

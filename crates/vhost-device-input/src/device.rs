@@ -7,17 +7,19 @@ use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vu_common::{Capabilities, Device, Migration, Refused, Spec, Start};
+use vu_common::{About, Device, Migration, Refused, Spec, Start};
 
 use crate::backend::Source;
 use crate::config::Answers;
 use crate::spec::{CONFIG_LEN, VIRTIO_ID_INPUT};
 use crate::worker::InputWorker;
 
-/// What `--print-capabilities` prints.
-pub const CAPABILITIES: Capabilities = Capabilities {
-    kind: "input",
+/// The daemon, as managers and packages see it.
+pub const ABOUT: About = About {
     features: &["evdev-path", "no-grab"],
+    host_devices: &["char-input"],
+    example: "--sim keyboard",
+    ..About::new("input")
 };
 
 /// An input device, as one guest sees it.

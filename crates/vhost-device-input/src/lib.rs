@@ -26,7 +26,7 @@ mod worker;
 
 pub use args::{InputArgs, Replay, SourceName};
 pub use config::{Axis, Bits, Description};
-pub use device::{CAPABILITIES, Input};
+pub use device::{ABOUT, Input};
 pub use request::Event;
 pub use state::State;
 pub use worker::InputWorker;

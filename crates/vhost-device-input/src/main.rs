@@ -3,10 +3,10 @@
 
 use std::process::ExitCode;
 
-use vhost_device_input::{CAPABILITIES, Input, InputArgs};
+use vhost_device_input::{ABOUT, Input, InputArgs};
 
 fn main() -> ExitCode {
-    vu_common::main(&CAPABILITIES, |args: &InputArgs| -> anyhow::Result<Vec<Input>> {
+    vu_common::main(&ABOUT, |args: &InputArgs| -> anyhow::Result<Vec<Input>> {
         Ok(args.sources()?.into_iter().map(Input::new).collect())
     })
 }

@@ -22,15 +22,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vu_common::{Capabilities, Chain, Cx, Device, Interest, Ready, Spec, Start, Token, Worker, guest_warn};
+use vu_common::{About, Chain, Cx, Device, Interest, Ready, Spec, Start, Token, Worker, guest_warn};
 
 use crate::backend::Backend;
 use crate::bucket::{Bucket, Limit};
 
-/// What `--print-capabilities` prints.
-pub const CAPABILITIES: Capabilities = Capabilities {
-    kind: "rng",
-    features: &[],
+/// The daemon, as managers and packages see it.
+pub const ABOUT: About = About {
+    host_devices: &["char-hwrng"],
+    ..About::new("rng")
 };
 
 /// Most bytes that one request gets.

@@ -23,4 +23,4 @@ mod device;
 
 pub use args::{RngArgs, Source, SourceError};
 pub use bucket::Limit;
-pub use device::{CAPABILITIES, MAX_ANSWER, Rng, RngWorker};
+pub use device::{ABOUT, MAX_ANSWER, Rng, RngWorker};

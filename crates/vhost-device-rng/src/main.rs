@@ -3,10 +3,10 @@
 
 use std::process::ExitCode;
 
-use vhost_device_rng::{CAPABILITIES, Rng, RngArgs, backend};
+use vhost_device_rng::{ABOUT, Rng, RngArgs, backend};
 
 fn main() -> ExitCode {
-    vu_common::main(&CAPABILITIES, open)
+    vu_common::main(&ABOUT, open)
 }
 
 /// One source for the whole process, one device with its own limit for each socket.

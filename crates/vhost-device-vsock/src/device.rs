@@ -21,7 +21,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use vu_common::{Capabilities, Device, Migration, Spec, Start};
+use vu_common::{About, Device, Migration, Spec, Start};
 
 use crate::backend::Host;
 use crate::network::Network;
@@ -31,10 +31,11 @@ use crate::worker::{Bounds, Setup, VsockWorker};
 /// Longest time to poll: the host's answer to the guest, or the guest's to the host, often comes sooner.
 const POLL: Duration = Duration::from_micros(50);
 
-/// What `--print-capabilities` prints.
-pub const CAPABILITIES: Capabilities = Capabilities {
-    kind: "vsock",
-    features: &[],
+/// The daemon, as managers and packages see it.
+pub const ABOUT: About = About {
+    address_families: &["AF_VSOCK"],
+    example: "--guest-cid 3 --uds-path /run/vhost-device/vsock",
+    ..About::new("vsock")
 };
 
 /// Where the host's side of a device is while no worker has it.

@@ -30,7 +30,7 @@ mod spec;
 mod worker;
 
 pub use args::VsockArgs;
-pub use device::{CAPABILITIES, Vsock};
+pub use device::{ABOUT, Vsock};
 pub use network::Network;
 pub use request::{Address, Flow, Kind, Malformed, Op, Packet, Reset, Room};
 pub use worker::{Bounds, VsockWorker};

@@ -3,8 +3,8 @@
 
 use std::process::ExitCode;
 
-use vhost_device_vsock::{CAPABILITIES, VsockArgs};
+use vhost_device_vsock::{ABOUT, VsockArgs};
 
 fn main() -> ExitCode {
-    vu_common::main(&CAPABILITIES, VsockArgs::open)
+    vu_common::main(&ABOUT, VsockArgs::open)
 }

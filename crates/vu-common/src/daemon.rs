@@ -7,15 +7,16 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 
+use crate::about::About;
 use crate::args::{self, CommonArgs};
-use crate::capabilities::Capabilities;
+use crate::control::Control;
 use crate::device::Device;
 use crate::error::SetupError;
-use crate::log;
 use crate::pid_file::PidFile;
 use crate::serve::serve;
 use crate::signal::Signals;
 use crate::socket;
+use crate::{generate, log, sandbox};
 
 /// The `main` of a device's binary: `open` makes the devices from the arguments, one for each of
 /// [`CommonArgs::sockets`], and each serves its own guest until a signal ends the daemon.
@@ -23,13 +24,15 @@ use crate::socket;
 /// Exits with 0 after `SIGTERM` or when the connection given by `--fd` ends, with 1 and a line
 /// `error: ...` when something cannot be set up, and with 2 for arguments that do not parse.
 /// `--print-capabilities` is answered whatever else the arguments say.
-pub fn main<A, D>(capabilities: &Capabilities, open: impl FnOnce(&A) -> anyhow::Result<Vec<D>>) -> ExitCode
+pub fn main<A, D>(about: &About, open: impl FnOnce(&A) -> anyhow::Result<Vec<D>>) -> ExitCode
 where
     A: Parser + AsRef<CommonArgs>,
     D: Device,
 {
     let result = if args::print_capabilities_asked() {
-        writeln!(io::stdout(), "{}", capabilities.to_json()).context("standard output")
+        print(&about.capabilities())
+    } else if let Some(kind) = generate::asked() {
+        generate::paper(&kind, A::command(), about).and_then(|paper| print(paper.trim_end()))
     } else {
         run(&A::parse(), open)
     };
@@ -40,6 +43,10 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{text}").context("standard output")
 }
 
 fn run<A, D>(args: &A, open: impl FnOnce(&A) -> anyhow::Result<Vec<D>>) -> anyhow::Result<()>
@@ -66,6 +73,9 @@ where
     // Whoever can connect finds the process id there.
     let _pid_file = common.pid_file.as_deref().map(PidFile::create).transpose()?;
     endpoints.extend(socket::listeners(common)?);
-    serve(endpoints, devices, &signals)?;
+    let control = Control::listen(common)?;
+    let needs: Vec<_> = devices.iter().map(Device::needs).collect();
+    sandbox::confine(common, &needs)?;
+    serve(endpoints, devices, &signals, control)?;
     Ok(())
 }

@@ -16,7 +16,7 @@
 //!    While a migration runs, `dirty` marks the pages written.
 //!
 //! A malformed chain costs the driver that one buffer; a broken ring stops its virtqueue; neither ends the
-//! process. The chores of a daemon have a file each: `args`, `socket`, `capabilities`, `signal`, `log`,
+//! process. The chores of a daemon have a file each: `args`, `socket`, `about`, `generate`, `sandbox`, `control`, `signal`, `log`,
 //! `notify`, `pid_file`, `sigbus`, `shutdown`.
 //!
 #![doc = include_str!("../README.md")]
@@ -25,10 +25,11 @@
 #[cfg(not(target_endian = "little"))]
 compile_error!("vu-common needs a little-endian host");
 
+mod about;
 mod args;
-mod capabilities;
 mod chain;
 mod connection;
+pub mod control;
 mod cursor;
 mod cx;
 mod daemon;
@@ -37,6 +38,7 @@ mod dirty;
 mod error;
 mod flow;
 mod frontend;
+mod generate;
 mod group;
 mod handler;
 mod inflight;
@@ -48,6 +50,7 @@ mod pid_file;
 mod poller;
 mod queue;
 mod ring;
+mod sandbox;
 mod segments;
 mod serve;
 mod session;
@@ -61,8 +64,8 @@ mod state;
 mod turn;
 mod worker;
 
+pub use about::About;
 pub use args::CommonArgs;
-pub use capabilities::Capabilities;
 pub use chain::Chain;
 pub use cursor::{Reader, Writer};
 pub use cx::{Cx, Interest, Ready, Token, Waker};
@@ -70,5 +73,6 @@ pub use daemon::main;
 pub use device::{Device, Migration, Refused, Spec, Start, Worker};
 pub use error::SetupError;
 pub use frontend::ConfigChange;
+pub use sandbox::Needs;
 pub use segments::Segments;
 pub use serve::serve_stream;

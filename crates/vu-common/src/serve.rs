@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::connection;
+use crate::control::Control;
 use crate::device::Device;
 use crate::error::SetupError;
 use crate::shutdown::Shutdown;
@@ -38,6 +39,7 @@ pub(crate) fn serve<D: Device>(
     endpoints: Vec<Endpoint>,
     devices: Vec<D>,
     signals: &Signals,
+    control: Option<Control>,
 ) -> Result<(), SetupError> {
     let shutdown = Arc::new(Shutdown::new().map_err(system("make an event"))?);
     let ended = eventfd(0, EventfdFlags::CLOEXEC).map(Arc::new);
@@ -57,6 +59,9 @@ pub(crate) fn serve<D: Device>(
         };
         let thread = std::thread::Builder::new().name("session".into()).spawn(work);
         threads.push(thread.map_err(system("start a thread"))?);
+    }
+    if let Some(control) = control {
+        control.serve(served.clone())?;
     }
     if listening {
         logger::announce_listening();
@@ -203,7 +208,7 @@ mod tests {
         };
         let (endpoints, devices) = [connected(), connected()].into_iter().unzip();
         raise(libc::SIGHUP);
-        serve(endpoints, devices, &signals).unwrap();
+        serve(endpoints, devices, &signals, None).unwrap();
         assert_eq!(times.load(Ordering::SeqCst), 2);
     }
 }
