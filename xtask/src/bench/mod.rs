@@ -5,6 +5,7 @@
 //! the record are the ratios of each round's pair. One file per device says what to measure:
 //!
 //! - `rng.rs`, `gpio.rs` and `i2c.rs` under the driver of `vu-testkit`, by `pair.rs`
+//! - `input/` beside a relay that does nothing but wake, for no peer runs without a device of the host
 //! - `vsock/` under a driver with connections, by `pair.rs`
 //! - `blk/` under a driver that is not ours, with disks of several kinds
 //! - `cpus.rs` keeps driver and daemons apart
@@ -16,6 +17,7 @@ mod blk;
 mod cpus;
 mod gpio;
 mod i2c;
+mod input;
 mod pair;
 mod plot;
 mod report;
@@ -36,6 +38,8 @@ enum Device {
     Gpio(pair::Args),
     /// The I2C adapter beside rust-vmm's
     I2c(pair::Args),
+    /// The input device: latency, events per second, and that no key edge is lost
+    Input(input::Args),
     /// The socket device beside rust-vmm's
     Vsock(pair::Args),
     /// The block device beside qemu-storage-daemon
@@ -57,6 +61,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Device::Rng(args) => rng::run(&args),
         Device::Gpio(args) => gpio::run(&args),
         Device::I2c(args) => i2c::run(&args),
+        Device::Input(args) => input::run(&args),
         Device::Vsock(args) => vsock::run(&args),
         Device::Blk(args) => blk::run(&args),
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Events: whole frames, in order, however short the ring is and however slowly a guest takes them.
 
+use std::time::{Duration, Instant};
+
 use vu_testkit::chains::{Framing, Placement};
 use vu_testkit::devices::input::EVENTQ;
 use vu_testkit::frontend::wire::feature;
@@ -121,6 +123,34 @@ fn no_keystroke_is_lost_to_a_guest_that_takes_nothing_for_a_while() {
         }
     }
     assert_eq!(shift, 300);
+    sender.join().unwrap();
+}
+
+/// The device is fed at a steady pace, as a person cannot; the driver does not read for a third of the time.
+#[test]
+fn no_edge_is_lost_at_1_khz_to_a_guest_that_stops_reading_for_a_while() {
+    const EDGES: u16 = 3000;
+    let edge = |number: u16| (1, 2 + number / 2 % 60, i32::from(number.is_multiple_of(2)));
+    let daemon = daemon("keyboard");
+    let mut reader = Reader::of(&daemon);
+    let mut client = Client::of(&daemon);
+    client.act("wait");
+    let sender = std::thread::spawn(move || {
+        let begun = Instant::now();
+        for number in 0..EDGES {
+            let due = Duration::from_millis(number.into());
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+            let (kind, code, value) = edge(number);
+            client.send(&format!("frame {kind} {code} {value}\n"));
+        }
+        (0..EDGES).for_each(|_| assert_eq!(client.line(), "ok"));
+    });
+    for number in 0..EDGES {
+        assert_eq!(reader.frame(), [edge(number)], "edge {number}");
+        if number == EDGES / 3 {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
     sender.join().unwrap();
 }
 
