@@ -7,7 +7,10 @@ use std::{env, fs, process};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use log::LevelFilter;
-use rustix::fs::{Gid, Mode};
+use rustix::fs::Gid;
+use rustix::fs::Mode as FileMode;
+
+use crate::sandbox::{Mode, Needs};
 
 /// What sets these options apart from a device's own in the help.
 const HEADING: &str = "Options of every device";
@@ -43,7 +46,7 @@ pub struct CommonArgs {
 
     /// Mode of the sockets in octal [default: 0600, with --socket-group 0660]
     #[arg(long, value_name = "MODE", value_parser = parse_mode, help_heading = HEADING)]
-    socket_mode: Option<Mode>,
+    socket_mode: Option<FileMode>,
 
     /// Group of the sockets, by name or number
     #[arg(long, value_name = "NAME|GID", value_parser = parse_group, help_heading = HEADING)]
@@ -56,6 +59,13 @@ pub struct CommonArgs {
     /// Log what is at least this grave to standard error
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = level_parser(), help_heading = HEADING)]
     pub(crate) log_level: LevelFilter,
+
+    /// How much the daemon is confined before it serves a guest
+    ///
+    /// `auto` takes all that can be had here: an empty root and namespaces (as root, or where users may have
+    /// namespaces), no capabilities, Landlock, and a list of system calls. The log says what it was.
+    #[arg(long, value_enum, value_name = "MODE", default_value_t, help_heading = HEADING)]
+    pub(crate) sandbox: Mode,
 
     /// Print the daemon's type and features as JSON and exit, whatever the other options say
     #[arg(long, help_heading = HEADING)]
@@ -73,10 +83,16 @@ impl CommonArgs {
         }
     }
 
+    /// What these options need of the host once the daemon is confined: to remove what it made.
+    pub(crate) fn needs(&self) -> Needs {
+        let made = self.socket_path.iter().chain(&self.pid_file);
+        made.fold(Needs::default(), Needs::removes)
+    }
+
     /// The mode of a socket that we bind. A group that may not connect would be of no use.
-    pub(crate) fn socket_mode(&self) -> Mode {
+    pub(crate) fn socket_mode(&self) -> FileMode {
         let default = if self.socket_group.is_some() { 0o660 } else { 0o600 };
-        self.socket_mode.unwrap_or(Mode::from_raw_mode(default))
+        self.socket_mode.unwrap_or(FileMode::from_raw_mode(default))
     }
 }
 
@@ -102,9 +118,9 @@ fn activated(pid: Option<&str>, fds: Option<&str>, our_pid: u32) -> usize {
         .unwrap_or(0)
 }
 
-fn parse_mode(text: &str) -> Result<Mode, String> {
+fn parse_mode(text: &str) -> Result<FileMode, String> {
     match u32::from_str_radix(text, 8) {
-        Ok(mode @ 0..=0o777) => Ok(Mode::from_raw_mode(mode)),
+        Ok(mode @ 0..=0o777) => Ok(FileMode::from_raw_mode(mode)),
         _ => Err("an octal number from 0 to 0777 is needed".into()),
     }
 }

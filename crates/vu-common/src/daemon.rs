@@ -16,7 +16,7 @@ use crate::pid_file::PidFile;
 use crate::serve::serve;
 use crate::signal::Signals;
 use crate::socket;
-use crate::{generate, log, sandbox};
+use crate::{generate, log, notify, sandbox, thread};
 
 /// The `main` of a device's binary: `open` makes the devices from the arguments, one for each of
 /// [`CommonArgs::sockets`], and each serves its own guest until a signal ends the daemon.
@@ -61,6 +61,7 @@ where
     // Before a device starts its first thread, which inherits the mask.
     let signals = Signals::block()?;
 
+    thread::hold();
     let devices = open(args)?;
     let (devices_len, sockets) = (devices.len(), common.sockets());
     if devices_len != sockets {
@@ -74,8 +75,15 @@ where
     let _pid_file = common.pid_file.as_deref().map(PidFile::create).transpose()?;
     endpoints.extend(socket::listeners(common)?);
     let control = Control::listen(common)?;
-    let needs: Vec<_> = devices.iter().map(Device::needs).collect();
-    sandbox::confine(common, &needs)?;
+    notify::prepare();
+    sandbox::confine(
+        common.sandbox,
+        devices.iter().map(Device::needs).chain([common.needs()]),
+    )?;
+    thread::release().map_err(|source| SetupError::System {
+        what: "start a thread",
+        source,
+    })?;
     serve(endpoints, devices, &signals, control)?;
     Ok(())
 }

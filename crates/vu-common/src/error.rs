@@ -113,4 +113,14 @@ pub enum SetupError {
         #[source]
         source: io::Error,
     },
+
+    /// The daemon could not be confined as `--sandbox` demands.
+    #[error("sandbox: {what}")]
+    Sandbox {
+        /// What is missing, or what was tried.
+        what: String,
+        /// Why it failed, if `what` does not say it.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
 }

@@ -61,6 +61,7 @@ mod socket;
 mod socket_path;
 mod spin;
 mod state;
+pub mod thread;
 mod turn;
 mod worker;
 
@@ -73,6 +74,6 @@ pub use daemon::main;
 pub use device::{Device, Migration, Refused, Spec, Start, Worker};
 pub use error::SetupError;
 pub use frontend::ConfigChange;
-pub use sandbox::Needs;
+pub use sandbox::{Access, Needs};
 pub use segments::Segments;
 pub use serve::serve_stream;

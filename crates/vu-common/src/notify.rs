@@ -25,14 +25,23 @@ pub(crate) fn stopping() {
     send("STOPPING=1");
 }
 
-fn send(state: &str) {
-    let manager = MANAGER.get_or_init(|| {
+/// Connects to the manager now: later nothing of it may be within reach.
+pub(crate) fn prepare() {
+    manager();
+}
+
+fn manager() -> Option<&'static UnixDatagram> {
+    let connected = || {
         let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())?;
         connect(&name)
             .inspect_err(|error| log::warn!("NOTIFY_SOCKET {}: {error}", name.display()))
             .ok()
-    });
-    if let Some(Err(error)) = manager.as_ref().map(|manager| manager.send(state.as_bytes())) {
+    };
+    MANAGER.get_or_init(connected).as_ref()
+}
+
+fn send(state: &str) {
+    if let Some(Err(error)) = manager().map(|manager| manager.send(state.as_bytes())) {
         log::warn!("cannot send {state} to the service manager: {error}");
     }
 }
