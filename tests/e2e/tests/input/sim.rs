@@ -47,6 +47,8 @@ impl Client {
 enum On {
     Uml,
     Qemu,
+    /// QEMU with Debian's kernel, which has virtual consoles.
+    Debian,
 }
 
 /// Boots a guest with a simulated device, and has `play` use it once a program of the guest reads, with
@@ -82,8 +84,12 @@ fn start(on: On, lab: &Lab, daemon: &Daemon, script: &Script, scratch: &Scratch)
             let guest = Uml::new(&lab.um_kernel()?, &lab.guest_program()?).device(ID, daemon.socket());
             guest.script(script).start(scratch)
         }
-        On::Qemu => {
-            let guest = Qemu::new(&lab.qemu()?, &quick::boot(lab)?);
+        On::Qemu | On::Debian => {
+            let boot = match on {
+                On::Debian => lab.debian_boot()?,
+                _ => quick::boot(lab)?,
+            };
+            let guest = Qemu::new(&lab.qemu()?, &boot);
             let guest = guest.device("vhost-user-input-pci", daemon.socket());
             guest.script(script).start(scratch)
         }
@@ -144,6 +150,48 @@ fn touch(on: On) -> Result<()> {
                 .collect::<Vec<_>>()
                 .iter()
                 .collect::<Vec<_>>(),
+        "{found}"
+    );
+    Ok(())
+}
+
+/// A key is held when the daemon ends: the guest sees it released, although nobody is there any more.
+#[test]
+fn an_ending_daemon_lifts_what_is_held_under_qemu() -> Result<()> {
+    Scratch::scope(|scratch| {
+        let lab = Lab::open()?;
+        let control = scratch.path("control");
+        let args = [
+            "--sim=keyboard",
+            "--sim-socket",
+            control.to_str().context("path")?,
+        ];
+        let daemon = Daemon::start(program(), &args, scratch)?;
+        let mut client = Client::connect(&control)?;
+        let script = Script::new("input,events=4,timeout=60", End::PowerOff);
+        let mut guest = start(On::Qemu, &lab, &daemon, &script, scratch)?;
+        guest.event("reading")?;
+        client.act("wait")?;
+        client.act("down A")?;
+        guest.event("came")?;
+        ensure!(daemon.terminate()?.success(), "the daemon did not go in peace");
+        let found = guest.result("input")?;
+        let events = json!([[1, 30, 1], [0, 0, 0], [1, 30, 0], [0, 0, 0]]);
+        ensure!(found["events"] == events, "{found}");
+        guest.finish()
+    })
+}
+
+#[test]
+fn a_line_is_typed_on_the_console_of_a_guest() -> Result<()> {
+    let found = boot(
+        On::Debian,
+        "keyboard",
+        "input,do=console,timeout=60",
+        |client, _| client.act(r#"type "echo \"Hello, World!\" | wc -c >~/n_1\n""#),
+    )?;
+    ensure!(
+        found["line"] == "echo \"Hello, World!\" | wc -c >~/n_1\n",
         "{found}"
     );
     Ok(())

@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! virtio-input: describes the event device of the kernel, and reads events.
+//! virtio-input: describes the event device of the kernel, and reads what is typed.
 //!
-//! Options: `led=N`, an LED to switch on when the device is open; `events=N`, how many events to read then, after the
-//! report `reading`.
+//! | `do=` | what happens | options |
+//! |---|---|---|
+//! | `events` | reads events of the device; what is done without `do` | `led=N`, an LED to switch on first; `events=N`, how many |
+//! | `console` | reads a line from the first virtual console, which every keyboard types on | |
+//!
+//! Both report `reading` when they begin to, and `events` reports `came` when something has.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +18,7 @@ use evdev::raw_stream::{RawDevice, enumerate};
 use evdev::{InputEvent, LedCode};
 use serde_json::{Value, json};
 
+use super::act;
 use crate::report;
 use crate::task::Options;
 
@@ -19,8 +26,26 @@ use crate::task::Options;
 const PROBE: Duration = Duration::from_secs(20);
 const EV_LED: u16 = 0x11;
 
-/// Describes the device, and reads as many events as are asked for.
+/// The virtual console that is in front when a kernel has started.
+const CONSOLE: &str = "/dev/tty1";
+
+/// Does what `do` says.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
+    act(options, &[("events", events), ("console", console)], "events")
+}
+
+/// Reads a line that is typed.
+fn console(_options: &Options) -> anyhow::Result<Value> {
+    wait_for_device()?;
+    let console = File::open(CONSOLE).context(CONSOLE)?;
+    report::event("reading", Value::Null);
+    let mut line = String::new();
+    BufReader::new(console).read_line(&mut line).context(CONSOLE)?;
+    Ok(json!({ "line": line }))
+}
+
+/// Describes the device, and reads as many events as are asked for.
+fn events(options: &Options) -> anyhow::Result<Value> {
     let (path, mut device) = wait_for_device()?;
     if options.has("led") {
         let led: u16 = options.get("led", 0)?;
@@ -33,10 +58,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Value> {
     let (mut last, mut monotonic) = (SystemTime::UNIX_EPOCH, true);
     let count: usize = options.get("events", 0)?;
     while events.len() < count {
-        for event in device
-            .fetch_events()
-            .with_context(|| path.display().to_string())?
-        {
+        let new = device.fetch_events();
+        let new = new.with_context(|| path.display().to_string())?;
+        if events.is_empty() {
+            report::event("came", Value::Null);
+        }
+        for event in new {
             monotonic &= event.timestamp() >= last;
             last = event.timestamp();
             events.push(json!([event.event_type().0, event.code(), event.value()]));
