@@ -142,6 +142,6 @@ fn a_bad_recording_is_refused_with_the_line() {
     .unwrap();
     let (code, log) = refusal(&["--sim", &format!("replay:{}", file.display())]);
     assert_eq!(code, Some(1));
-    let what = format!("{}: line 9: 00gg is not a hexadecimal number", file.display());
+    let what = format!("{}: line 9: \"00gg\" is not a hexadecimal number", file.display());
     assert!(log.contains(&what), "{log}");
 }

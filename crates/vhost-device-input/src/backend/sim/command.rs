@@ -48,7 +48,7 @@ const NOTCH: i32 = 120;
 
 /// What becomes of a command.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// Nothing: there is none in the line.
     Nothing,
     /// To be answered so.
@@ -67,7 +67,7 @@ type Frames = Vec<Vec<Event>>;
 
 impl Desk {
     /// Carries out one command. `pending` is the frame that the sender has begun as JSON.
-    pub(super) fn command(&self, line: &str, pending: &mut Vec<Event>) -> Outcome {
+    pub fn command(&self, line: &str, pending: &mut Vec<Event>) -> Outcome {
         let line = line.trim();
         let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let words: Vec<&str> = rest.split_whitespace().collect();

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+pub use command::Outcome;
 pub use kind::{Kind, SLOTS};
 pub use recording::{BadRecording, Recording};
 pub use replay::Pace;

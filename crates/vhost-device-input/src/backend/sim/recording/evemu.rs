@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Draft, Lines, Recording, axis, decimal, ids, time};
+use super::{Draft, Lines, Recording, axis, decimal, ids, quoted, time};
 use crate::request::Event;
 use crate::spec::{EV_REP, EV_SW, EV_SYN};
 
@@ -85,7 +85,7 @@ fn unknown(line: &str) -> String {
 
 fn hexadecimal(text: &str) -> Result<u16, String> {
     let number = u16::from_str_radix(text, 16).ok();
-    number.ok_or_else(|| format!("{text} is not a hexadecimal number of 16 bits"))
+    number.ok_or_else(|| format!("{} is not a hexadecimal number of 16 bits", quoted(text)))
 }
 
 /// How many bytes came of the codes of each type, and of the properties (`None`).
@@ -100,7 +100,7 @@ impl Bytes {
         for word in words {
             let byte = hexadecimal(word)?;
             if byte > 0xff {
-                return Err(format!("{word} is not a byte"));
+                return Err(format!("{} is not a byte", quoted(word)));
             }
             if *begin >= MAX_BYTES {
                 return Err(format!("more than {MAX_BYTES} bytes of bits"));

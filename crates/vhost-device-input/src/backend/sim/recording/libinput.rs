@@ -3,7 +3,7 @@
 //! of numbers, or an item; which section a line is in, its key says. So lines are read one at a time, without regard
 //! to how far they are indented, and what is wrong has a line.
 
-use super::{Draft, Lines, Recording, axis, decimal, ids, time};
+use super::{Draft, Lines, Recording, axis, decimal, ids, quoted, time};
 use crate::request::Event;
 
 /// The only version of the format.
@@ -31,7 +31,10 @@ pub(super) fn parse(lines: &mut Lines<'_>, wanted: Option<usize>) -> Result<Reco
         if let Some(version) = raw.strip_prefix("version:")
             && without_comment(version).trim() != VERSION
         {
-            return Err(format!("version {} of the format is not known", version.trim()));
+            return Err(format!(
+                "version {} of the format is not known",
+                quoted(version.trim())
+            ));
         }
         let line = without_comment(raw).trim();
         if line.starts_with("- node:") {
@@ -66,7 +69,7 @@ fn take(draft: &mut Draft, section: Section, line: &str) -> Result<Section, Stri
     let Some((key, value)) = line.split_once(':') else {
         return match section {
             Section::Other => Ok(section),
-            _ => Err(format!("{line:?} is neither a key nor an item")),
+            _ => Err(format!("{} is neither a key nor an item", quoted(line))),
         };
     };
     let key = key.trim();
@@ -122,7 +125,7 @@ fn fit<T: TryFrom<i64>>(what: &str, number: i64) -> Result<T, String> {
 fn numbers<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, String> {
     let text = text.trim();
     let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
-    let inner = inner.ok_or_else(|| format!("{text:?} is not a list of numbers"))?;
+    let inner = inner.ok_or_else(|| format!("{} is not a list of numbers", quoted(text)))?;
     if inner.trim().is_empty() {
         return Ok(Vec::new());
     }

@@ -128,8 +128,8 @@ struct Draft {
 struct Events {
     description: Description,
     frames: Frames,
-    /// When the first event happened.
-    first: Duration,
+    /// When the first frame happened.
+    first: Option<Duration>,
     done: Vec<(Duration, Vec<Event>)>,
 }
 
@@ -162,7 +162,7 @@ impl Draft {
             self.events = Some(Events {
                 frames: Frames::new(description.codes.contains_key(&EV_REP)),
                 description,
-                first: time,
+                first: None,
                 done: Vec::new(),
             });
         }
@@ -174,8 +174,9 @@ impl Draft {
         if let Some(Completed::Frame(frame)) = events.frames.push(event)
             && !frame.is_empty()
         {
+            let first = *events.first.get_or_insert(time);
             let last = events.done.last().map_or(Duration::ZERO, |(time, _)| *time);
-            let time = time.saturating_sub(events.first).max(last);
+            let time = time.saturating_sub(first).max(last);
             events.done.push((time, frame));
         }
         Ok(())
@@ -202,11 +203,17 @@ fn time(seconds: u64, micros: u32) -> Result<Duration, String> {
     time.ok_or_else(|| format!("{micros} microseconds are a second or more"))
 }
 
+/// The beginning of what was not understood, fit for a message.
+fn quoted(text: &str) -> String {
+    let begin: String = text.chars().take(40).collect();
+    format!("{begin:?}")
+}
+
 /// A number in decimal notation.
 fn decimal<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     let text = text.trim();
     let number = text.parse().ok();
-    number.ok_or_else(|| format!("{text} is not a number that fits"))
+    number.ok_or_else(|| format!("{} is not a number that fits", quoted(text)))
 }
 
 /// Bus, vendor, product and version.

@@ -213,9 +213,9 @@ fn an_error_has_its_line() {
         (
             "I: 0003 fede 0102 0111",
             "I: 10000 0 0 0",
-            "10000 is not a hexadecimal number",
+            "\"10000\" is not a hexadecimal number",
         ),
-        ("P: 04 00 00 00 00 00 00 00", "P: 104", "104 is not a byte"),
+        ("P: 04 00 00 00 00 00 00 00", "P: 104", "\"104\" is not a byte"),
         ("A: 10 -1 1 2 3 40", "A: 10 -1 1 2", "an axis has a least"),
         (
             "A: 10 -1 1 2 3 40",
@@ -225,7 +225,7 @@ fn an_error_has_its_line() {
         (
             "A: 10 -1 1 2 3 40",
             "A: 10 -1 1 2 99999999999",
-            "99999999999 is not a number that fits",
+            "\"99999999999\" is not a number that fits",
         ),
         ("L: 01 1", "L: 01", "is no line of evemu"),
         ("L: 01 1", "key A", "\"key A\" is no line of evemu"),
@@ -258,14 +258,22 @@ fn an_error_has_its_line() {
         );
     }
     for (line, other, what) in [
-        ("version: 1", "version: 2", "version 2 of the format is not known"),
+        (
+            "version: 1",
+            "version: 2",
+            "version \"2\" of the format is not known",
+        ),
         ("id: [3, 1, 2, 3]", "id: [3, 1]", "an identity is bus"),
         (
             "18: [1, 2] # EV_SND",
             "18: 1, 2",
             "\"1, 2\" is not a list of numbers",
         ),
-        ("18: [1, 2] # EV_SND", "18: [1, x]", "x is not a number that fits"),
+        (
+            "18: [1, 2] # EV_SND",
+            "18: [1, x]",
+            "\"x\" is not a number that fits",
+        ),
         (
             "18: [1, 2] # EV_SND",
             "nonsense",
