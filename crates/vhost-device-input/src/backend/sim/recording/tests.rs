@@ -206,102 +206,74 @@ fn with(text: &str, line: &str, other: &str) -> (String, usize) {
     (text.replacen(line, other, 1), number)
 }
 
-#[test]
-fn an_error_has_its_line() {
-    for (line, other, what) in [
-        ("I: 0003 fede 0102 0111", "I: 0003 fede", "an identity is bus"),
-        (
-            "I: 0003 fede 0102 0111",
-            "I: 10000 0 0 0",
-            "\"10000\" is not a hexadecimal number",
-        ),
-        ("P: 04 00 00 00 00 00 00 00", "P: 104", "\"104\" is not a byte"),
-        ("A: 10 -1 1 2 3 40", "A: 10 -1 1 2", "an axis has a least"),
-        (
-            "A: 10 -1 1 2 3 40",
-            "A: 10 1 2 3 4 5 6",
-            "an axis has five numbers",
-        ),
-        (
-            "A: 10 -1 1 2 3 40",
-            "A: 10 -1 1 2 99999999999",
-            "\"99999999999\" is not a number that fits",
-        ),
-        ("L: 01 1", "L: 01", "is no line of evemu"),
-        ("L: 01 1", "key A", "\"key A\" is no line of evemu"),
-        (
-            "E: 6.250000 0001 001e 0002",
-            "E: 6 0001 001e 0002",
-            "is no line of evemu",
-        ),
-        (
-            "E: 6.250000 0001 001e 0002",
-            "E: 6.1000000 0001 001e 0002",
-            "1000000 microseconds",
-        ),
-        (
-            "E: 6.250000 0001 001e 0002",
-            "E: 6.4294967296 0001 001e 0002",
-            "is not a number that fits",
-        ),
-        (
-            "E: 6.250000 0001 001e 0002",
-            "E: 6.0 0001 001f 0001",
-            "no code 31 of type 1",
-        ),
-    ] {
-        let (text, number) = with(EVEMU, line, other);
-        let error = evemu(&text).unwrap_err();
+/// Each is a line, another in its place, and what the error says of that.
+fn assert_errors(text: &str, device: Option<usize>, cases: &[(&str, &str, &str)]) {
+    for (line, other, what) in cases {
+        let (text, number) = with(text, line, other);
+        let error = Recording::parse(&text, device).unwrap_err().to_string();
         assert!(
             error.starts_with(&format!("line {number}: ")) && error.contains(what),
             "{error}"
         );
     }
-    for (line, other, what) in [
+}
+
+#[test]
+fn an_error_of_evemu_has_its_line() {
+    const IDS: &str = "I: 0003 fede 0102 0111";
+    const PROPS: &str = "P: 04 00 00 00 00 00 00 00";
+    const AXIS: &str = "A: 10 -1 1 2 3 40";
+    const EVENT: &str = "E: 6.250000 0001 001e 0002";
+    let cases = [
+        (IDS, "I: 0003 fede", "an identity is bus"),
+        (IDS, "I: 10000 0 0 0", "\"10000\" is not a hexadecimal number"),
+        (PROPS, "P: 104", "\"104\" is not a byte"),
+        (AXIS, "A: 10 -1 1 2", "an axis has a least"),
+        (AXIS, "A: 10 1 2 3 4 5 6", "an axis has five numbers"),
+        (
+            AXIS,
+            "A: 10 -1 1 2 99999999999",
+            "\"99999999999\" is not a number that fits",
+        ),
+        ("L: 01 1", "L: 01", "is no line of evemu"),
+        ("L: 01 1", "key A", "\"key A\" is no line of evemu"),
+        (EVENT, "E: 6 0001 001e 0002", "is no line of evemu"),
+        (EVENT, "E: 6.1000000 0001 001e 0002", "1000000 microseconds"),
+        (
+            EVENT,
+            "E: 6.4294967296 0001 001e 0002",
+            "is not a number that fits",
+        ),
+        (EVENT, "E: 6.0 0001 001f 0001", "no code 31 of type 1"),
+    ];
+    assert_errors(EVEMU, None, &cases);
+}
+
+#[test]
+fn an_error_of_libinput_has_its_line() {
+    const CODES: &str = "18: [1, 2] # EV_SND";
+    const EVENT: &str = "- [  2,      0,\t1, 272,       0]";
+    let first = [
         (
             "version: 1",
             "version: 2",
             "version \"2\" of the format is not known",
         ),
         ("id: [3, 1, 2, 3]", "id: [3, 1]", "an identity is bus"),
-        (
-            "18: [1, 2] # EV_SND",
-            "18: 1, 2",
-            "\"1, 2\" is not a list of numbers",
-        ),
-        (
-            "18: [1, 2] # EV_SND",
-            "18: [1, x]",
-            "\"x\" is not a number that fits",
-        ),
-        (
-            "18: [1, 2] # EV_SND",
-            "nonsense",
-            "\"nonsense\" is neither a key nor an item",
-        ),
-    ] {
-        let (text, number) = with(LIBINPUT, line, other);
-        let error = Recording::parse(&text, Some(1)).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("line {number}: ")) && error.contains(what),
-            "{error}"
-        );
-    }
-    for (other, what) in [
-        ("- [ 2, 0, 1, 272 ]", "an event is [seconds, microseconds"),
-        ("- [ -1, 0, 1, 272, 0 ]", "-1 is no time"),
-        ("- [ 2, 0, 65536, 272, 0 ]", "65536 is no type"),
-        ("- [ 2, 0, 1, -1, 0 ]", "-1 is no code"),
-        ("- [ 2, 0, 1, 272, 2147483648 ]", "2147483648 is no value"),
-        ("- [ 2, 0, 1, 274, 1 ]", "no code 274 of type 1"),
-    ] {
-        let (text, number) = with(LIBINPUT, "- [  2,      0,\t1, 272,       0]", other);
-        let error = Recording::parse(&text, Some(2)).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("line {number}: ")) && error.contains(what),
-            "{error}"
-        );
-    }
+        (CODES, "18: 1, 2", "\"1, 2\" is not a list of numbers"),
+        (CODES, "18: [1, x]", "\"x\" is not a number that fits"),
+        (CODES, "nonsense", "\"nonsense\" is neither a key nor an item"),
+    ];
+    assert_errors(LIBINPUT, Some(1), &first);
+    let second = [
+        (EVENT, "- [ 2, 0, 1, 272 ]", "an event is [seconds, microseconds"),
+        (EVENT, "- [ -1, 0, 1, 272, 0 ]", "-1 is no time"),
+        (EVENT, "- [ 2, 0, 65536, 272, 0 ]", "65536 is no type"),
+        (EVENT, "- [ 2, 0, 1, -1, 0 ]", "-1 is no code"),
+        (EVENT, "- [ 2, 0, 1, 272, 2147483648 ]", "2147483648 is no value"),
+        (EVENT, "- [ 2, 0, 1, 274, 1 ]", "no code 274 of type 1"),
+    ];
+    assert_errors(LIBINPUT, Some(2), &second);
 }
 
 #[test]
