@@ -120,7 +120,7 @@ impl BusThread {
             }
         };
         // Never joined: a bus that is stuck must not hold up the end of the daemon.
-        std::thread::Builder::new().name("i2c-bus".into()).spawn(body)?;
+        vu_common::thread::spawn("i2c-bus", body)?;
         Ok(Self(shared))
     }
 

@@ -2,7 +2,6 @@
 //! The options of `vhost-device-vsock`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
@@ -110,7 +109,7 @@ impl VsockArgs {
     /// # Errors
     /// Options that do not fit together, or a socket that cannot be had.
     pub fn open(&self) -> anyhow::Result<Vec<Vsock>> {
-        let network = Arc::new(Network::default());
+        let network = Network::new();
         let vms = self.vms()?;
         for (at, vm) in vms.iter().enumerate() {
             let twice = vms.iter().take(at).any(|other| other.guest_cid == vm.guest_cid);

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use vu_common::Waker;
+use vu_common::{Needs, Waker};
 
 use crate::request::{Address, Kind};
 
@@ -60,6 +60,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Network {
+    /// Nobody has joined yet.
+    pub fn new() -> Arc<Self> {
+        Needs::default().system_calls(&[libc::SYS_socketpair]).declare();
+        Arc::default()
+    }
+
     /// The guest `cid` joins; `waker` wakes its worker when a sibling calls.
     pub(crate) fn join(self: &Arc<Self>, cid: u32, groups: &[String], waker: Waker) -> Membership {
         let inbox = Arc::new(Inbox {

@@ -76,10 +76,8 @@ where
     endpoints.extend(socket::listeners(common)?);
     let control = Control::listen(common)?;
     notify::prepare();
-    sandbox::confine(
-        common.sandbox,
-        devices.iter().map(Device::needs).chain([common.needs()]),
-    )?;
+    common.needs().declare();
+    sandbox::confine(common.sandbox)?;
     thread::release().map_err(|source| SetupError::System {
         what: "start a thread",
         source,

@@ -5,7 +5,6 @@ use std::io;
 use std::time::Duration;
 
 use crate::cx::{Cx, Ready, Token};
-use crate::sandbox::Needs;
 
 /// The fixed facts of a device, from which the session derives what it offers to the front end.
 #[derive(Clone, Debug)]
@@ -123,11 +122,6 @@ pub trait Device: Send + Sync + 'static {
     /// `SIGHUP`: look at the host's side again, as the size of an image. Called on the daemon's main thread,
     /// whether or not a front end is connected, while the workers go on; it may block shortly.
     fn hang_up(&self) {}
-
-    /// What the device still needs of the host once the daemon is confined: asked for once, when all devices are open.
-    fn needs(&self) -> Needs {
-        Needs::default()
-    }
 
     /// The state beside the rings, for live migration; all virtqueues are stopped.
     ///

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
 };
+use vu_common::{Access, Needs};
 
 use super::{Arrival, Connect, Host};
 use crate::request::Kind;
@@ -44,6 +45,14 @@ impl Unix {
     /// # Errors
     /// Somebody listens there, something else lies there, or the host refused.
     pub fn new(path: &Path) -> io::Result<Self> {
+        // The working directory will be another one.
+        let path = &std::path::absolute(path)?;
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        Needs::default()
+            .removes(path)
+            .path(folder, Access::Connect)
+            .sockets(libc::AF_UNIX)
+            .declare();
         Ok(Self {
             path: path.to_owned(),
             listeners: [

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, bind, connect, listen, socket};
 use rustix::net::{SocketFlags, accept_with};
+use vu_common::Needs;
 
 use super::{Arrival, Connect, Host};
 use crate::request::Kind;
@@ -37,6 +38,7 @@ impl Vsock {
     /// # Errors
     /// The kernel has no `AF_VSOCK`, or a port is taken.
     pub fn new(cid: u32, ports: &[u32]) -> io::Result<Self> {
+        Needs::default().sockets(libc::AF_VSOCK).declare();
         Ok(Self {
             cid,
             listeners: ports

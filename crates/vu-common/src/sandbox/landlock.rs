@@ -10,11 +10,13 @@ use landlock::{
 use super::needs::{Access, Needs};
 
 fn rights(access: Access) -> BitFlags<AccessFs> {
-    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let open = AccessFs::ReadFile | AccessFs::ReadDir;
     match access {
+        // Landlock does not keep from it.
+        Access::Connect => BitFlags::empty(),
         Access::Remove => AccessFs::RemoveFile.into(),
-        Access::Read => read,
-        Access::ReadWrite => read | AccessFs::WriteFile | AccessFs::IoctlDev | AccessFs::RemoveFile,
+        Access::Read => open,
+        Access::ReadWrite => open | AccessFs::WriteFile | AccessFs::IoctlDev,
     }
 }
 
@@ -30,8 +32,11 @@ pub(super) fn restrict(needs: &Needs) -> Result<RulesetStatus, RulesetError> {
         .scope(Scope::AbstractUnixSocket | Scope::Signal)?
         .create()?;
     for (path, access) in &needs.paths {
-        if let Ok(folder) = PathFd::new(path) {
-            ruleset = ruleset.add_rule(PathBeneath::new(folder, rights(*access)))?;
+        let rights = rights(*access);
+        if let Ok(folder) = PathFd::new(path)
+            && !rights.is_empty()
+        {
+            ruleset = ruleset.add_rule(PathBeneath::new(folder, rights))?;
         }
     }
     Ok(ruleset.restrict_self()?.ruleset)

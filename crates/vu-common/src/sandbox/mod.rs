@@ -49,16 +49,18 @@ pub(crate) fn report() -> &'static str {
     REPORT.get().map_or("none", String::as_str)
 }
 
-/// Confines this thread and all that it will start to what all of `needs` say.
+/// Confines this thread and all that it will start to what was [declared](Needs::declare).
 ///
 /// # Errors
 /// [`SetupError::Sandbox`] if a layer is missing that `mode` demands.
-pub(crate) fn confine(mode: Mode, needs: impl IntoIterator<Item = Needs>) -> Result<(), SetupError> {
+pub(crate) fn confine(mode: Mode) -> Result<(), SetupError> {
     if mode == Mode::None {
         log::warn!("sandbox: none, as asked: a guest that breaks into this daemon has all that its user has");
         return Ok(());
     }
-    let needs = needs.into_iter().fold(Needs::default(), Needs::and);
+    let needs = Needs::declared();
+    // rustix looks for it in files when it is first asked, and panics without.
+    let _ = rustix::param::page_size();
     let mut layers = Layers::default();
     match privileges::no_new().and_then(|()| privileges::limit()) {
         Ok(()) => layers.has("no-new-privs"),

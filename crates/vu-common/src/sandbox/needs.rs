@@ -2,29 +2,43 @@
 //! [`Needs`]: what a device still needs of the host once the daemon is confined.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// What a device still needs of the host once the daemon is confined, beyond what every device has: the
 /// descriptors that are open, memory, threads, time and random numbers.
 ///
 /// ```
 /// use vu_common::{Access, Needs};
-/// let needs = Needs::default()
+/// Needs::default()
 ///     .path("/dev/input", Access::ReadWrite) // devices come back there
-///     .system_calls(&[libc::SYS_getdents64]);
-/// # drop(needs);
+///     .ioctls_of(b'E')
+///     .declare();
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     pub(super) paths: Vec<(PathBuf, Access)>,
     pub(super) system_calls: Vec<i64>,
     pub(super) ioctls: Vec<u64>,
+    pub(super) ioctl_types: Vec<u8>,
     pub(super) socket_families: Vec<i32>,
     pub(super) host_network: bool,
 }
 
+/// What all that was opened needs: a process is confined as a whole.
+static DECLARED: Mutex<Needs> = Mutex::new(Needs {
+    paths: Vec::new(),
+    system_calls: Vec::new(),
+    ioctls: Vec::new(),
+    ioctl_types: Vec::new(),
+    socket_families: Vec::new(),
+    host_network: false,
+});
+
 /// What may be done with a folder and all below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
+    /// Connect to sockets.
+    Connect,
     /// Remove files, as a socket of ours at the end.
     Remove,
     /// Open files, read them and list folders.
@@ -63,6 +77,12 @@ impl Needs {
         self
     }
 
+    /// All requests of ioctl(2) of a driver, by the letter that they have in common (`_IOC_TYPE`).
+    pub fn ioctls_of(mut self, letter: u8) -> Self {
+        self.ioctl_types.push(letter);
+        self
+    }
+
     /// New sockets of an address family (`libc::AF_...`), to connect them. All but `AF_UNIX` need the
     /// host's network.
     pub fn sockets(mut self, family: i32) -> Self {
@@ -71,13 +91,25 @@ impl Needs {
         self
     }
 
-    /// All that either needs.
-    pub fn and(mut self, other: Self) -> Self {
-        self.paths.extend(other.paths);
-        self.system_calls.extend(other.system_calls);
-        self.ioctls.extend(other.ioctls);
-        self.socket_families.extend(other.socket_families);
-        self.host_network |= other.host_network;
+    /// The host's network, where abstract sockets are, too.
+    pub fn host_network(mut self) -> Self {
+        self.host_network = true;
         self
+    }
+
+    /// Has the daemon keep all of this. To be called while devices are opened, beside what needs it.
+    pub fn declare(self) {
+        let mut all = DECLARED.lock().unwrap_or_else(PoisonError::into_inner);
+        all.paths.extend(self.paths);
+        all.system_calls.extend(self.system_calls);
+        all.ioctls.extend(self.ioctls);
+        all.ioctl_types.extend(self.ioctl_types);
+        all.socket_families.extend(self.socket_families);
+        all.host_network |= self.host_network;
+    }
+
+    /// All that was declared.
+    pub(super) fn declared() -> Self {
+        DECLARED.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -10,7 +10,7 @@ use seccompiler::{
     SeccompRule,
 };
 
-use super::needs::Needs;
+use super::needs::{Access, Needs};
 
 /// What every daemon may do, with any arguments.
 const CALLS: &[i64] = &[
@@ -27,6 +27,7 @@ const CALLS: &[i64] = &[
     libc::SYS_dup3,
     libc::SYS_fcntl,
     libc::SYS_fstat,
+    libc::SYS_fstatfs,
     libc::SYS_newfstatat,
     libc::SYS_statx,
     libc::SYS_ftruncate,
@@ -98,7 +99,14 @@ const REMOVE: &[i64] = &[
 ];
 
 /// What a daemon may do that opens files; Landlock says which.
-const OPEN: &[i64] = &[libc::SYS_openat, libc::SYS_getdents64, libc::SYS_faccessat2];
+const OPEN: &[i64] = &[
+    libc::SYS_openat,
+    libc::SYS_getdents64,
+    libc::SYS_faccessat2,
+    libc::SYS_readlinkat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+];
 
 /// Non-blocking descriptors, and whether the log is a terminal.
 const IOCTLS: &[u64] = &[libc::FIONBIO, libc::FIONREAD, libc::TCGETS];
@@ -137,6 +145,9 @@ impl Rules {
         for &request in IOCTLS.iter().chain(&needs.ioctls) {
             rules.only(libc::SYS_ioctl, 1, Op::Eq, request & u64::from(u32::MAX))?;
         }
+        for &letter in &needs.ioctl_types {
+            rules.only(libc::SYS_ioctl, 1, Op::MaskedEq(0xff00), u64::from(letter) << 8)?;
+        }
         for &family in &needs.socket_families {
             rules.only(libc::SYS_socket, 0, Op::Eq, family as u64)?;
             rules.any(&[libc::SYS_connect]);
@@ -146,15 +157,12 @@ impl Rules {
         rules
             .0
             .insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![limits])?]);
-        if !needs.paths.is_empty() {
-            rules.any(REMOVE);
-        }
-        if needs
-            .paths
-            .iter()
-            .any(|(_, access)| *access != super::Access::Remove)
-        {
-            rules.any(OPEN);
+        for (_, access) in &needs.paths {
+            match access {
+                Access::Connect => {}
+                Access::Remove => rules.any(REMOVE),
+                Access::Read | Access::ReadWrite => rules.any(OPEN),
+            }
         }
         rules.any(CALLS);
         rules.any(&needs.system_calls);

@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use vu_common::{Access, Needs};
 
 use self::inline::Inline;
 use self::limits::Facts;
@@ -221,6 +222,21 @@ struct RawDisk {
 fn disk(file: File, path: &Path, facts: Facts, engine: Kind) -> io::Result<Arc<dyn Disk>> {
     let raw = Arc::new(RawFile::new(file, path, &facts, engine));
     raw.measure()?;
+    Needs::default()
+        .system_calls(sys::CALLS)
+        .ioctls(sys::IOCTLS)
+        .declare();
+    if facts
+        .sysfs
+        .as_ref()
+        .is_some_and(|device| device.lifetime().is_some())
+    {
+        // It is asked for again whenever the guest does.
+        Needs::default().path("/sys", Access::Read).declare();
+    }
+    if engine == Kind::IoUring {
+        Needs::default().system_calls(sys::IO_URING).declare();
+    }
     Ok(Arc::new(RawDisk {
         pool: Arc::new(Pool::new(raw.clone())),
         raw,

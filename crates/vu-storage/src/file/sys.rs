@@ -84,6 +84,25 @@ pub(super) fn has_secure_discard(fd: BorrowedFd<'_>) -> bool {
     answer.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
 }
 
+/// What the engines call, beyond what every daemon does.
+pub(super) const CALLS: &[i64] = &[
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+    libc::SYS_fallocate,
+    libc::SYS_fdatasync,
+    libc::SYS_fsync,
+];
+/// What one of them calls beside that.
+pub(super) const IO_URING: &[i64] = &[
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
+/// The requests of ioctl(2) among them.
+pub(super) const IOCTLS: &[u64] = &[BLKDISCARD, BLKSECDISCARD, BLKGETSIZE64];
+
 // linux/fs.h: _IO(0x12, nr) and _IOR(0x12, 114, size_t).
 const BLKDISCARD: libc::Ioctl = rustix::ioctl::opcode::none(0x12, 119) as libc::Ioctl;
 const BLKIOMIN: libc::Ioctl = rustix::ioctl::opcode::none(0x12, 120) as libc::Ioctl;

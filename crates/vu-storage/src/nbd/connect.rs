@@ -2,10 +2,10 @@
 //! From an address to a socket on which an export can be used. All of this waits, up to a deadline.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,21 +14,63 @@ use rustix::net::{
     socket_with, sockopt,
 };
 
+use vu_common::{Access, Needs};
+
 use super::handshake::{Export, HandshakeError, negotiate};
 use super::spec::{CMD_DISC, request};
-use super::uri::{Address, Uri};
+use super::uri::Address;
 
 /// After this long without an answer to probes, a host is taken to have gone.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 4);
 
-/// Connects to the server of `uri` and chooses the export, at the latest by `end`. The socket does not block.
-pub(super) fn open_export(uri: &Uri, end: Instant) -> Result<(OwnedFd, Export), HandshakeError> {
-    let socket = match &uri.address {
-        Address::Tcp(host, port) => tcp(host, *port, end)?,
-        Address::Unix(path) => unix(path)?,
+/// Where a server listens, found once: a daemon that is confined cannot ask for the addresses of a name.
+#[derive(Debug)]
+pub(super) enum Server {
+    /// The addresses of its host.
+    Tcp(Vec<SocketAddr>),
+    Unix(PathBuf),
+}
+
+impl Server {
+    pub(super) fn find(address: &Address) -> io::Result<Self> {
+        Ok(match address {
+            Address::Tcp(host, port) => Self::Tcp((host.as_str(), *port).to_socket_addrs()?.collect()),
+            // The working directory will be another one.
+            Address::Unix(path) if is_abstract(path) => Self::Unix(path.clone()),
+            Address::Unix(path) => Self::Unix(std::path::absolute(path)?),
+        })
+    }
+
+    /// What it takes to connect again.
+    pub(super) fn needs(&self) -> Needs {
+        let needs = Needs::default();
+        match self {
+            Self::Tcp(_) => needs.sockets(libc::AF_INET).sockets(libc::AF_INET6),
+            Self::Unix(path) if is_abstract(path) => needs.sockets(libc::AF_UNIX).host_network(),
+            Self::Unix(path) => {
+                let folder = path.parent().unwrap_or(Path::new("/"));
+                needs.sockets(libc::AF_UNIX).path(folder, Access::Connect)
+            }
+        }
+    }
+}
+
+fn is_abstract(path: &Path) -> bool {
+    path.as_os_str().as_bytes().starts_with(b"\0")
+}
+
+/// Connects to `server` and chooses `export`, at the latest by `end`. The socket does not block.
+pub(super) fn open_export(
+    server: &Server,
+    export: &str,
+    end: Instant,
+) -> Result<(OwnedFd, Export), HandshakeError> {
+    let socket = match server {
+        Server::Tcp(addresses) => tcp(addresses, end)?,
+        Server::Unix(path) => unix(path)?,
     };
     let mut stream = Timed { socket, end };
-    let export = negotiate(&mut stream, &uri.export)?;
+    let export = negotiate(&mut stream, export)?;
     Ok((stream.socket, export))
 }
 
@@ -37,11 +79,11 @@ pub(super) fn disconnect(socket: &OwnedFd) {
     let _ = send(socket, &request(0, CMD_DISC, 0, 0, 0), SendFlags::NOSIGNAL);
 }
 
-/// Tries all addresses of `host`.
-fn tcp(host: &str, port: u16, end: Instant) -> io::Result<OwnedFd> {
+/// Tries all `addresses`.
+fn tcp(addresses: &[SocketAddr], end: Instant) -> io::Result<OwnedFd> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "no address of this name");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, left(end)?) {
+    for address in addresses {
+        match TcpStream::connect_timeout(address, left(end)?) {
             Ok(stream) => {
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;

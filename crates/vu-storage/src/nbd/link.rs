@@ -8,13 +8,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use super::commands::Commands;
-use super::connect::{disconnect, open_export};
+use super::connect::{Server, disconnect, open_export};
 use super::handshake::{Export, HandshakeError};
 use super::spec::{FLAG_CAN_MULTI_CONN, FLAG_READ_ONLY};
 use super::uri::Uri;
@@ -31,6 +30,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// The export that all connections of a disk are for, and what it has to go on being.
 pub(super) struct Target {
     pub uri: Uri,
+    pub server: Server,
     pub read_only: bool,
     /// After how long without a server requests fail.
     pub give_up: Option<Duration>,
@@ -44,7 +44,7 @@ pub(super) struct Target {
 impl Target {
     /// Connects, if the export is still one that the disk can go on with; takes over its size.
     pub(super) fn connect(&self, end: Instant) -> Result<(OwnedFd, Export), HandshakeError> {
-        let (socket, export) = open_export(&self.uri, end)?;
+        let (socket, export) = open_export(&self.server, &self.uri.export, end)?;
         let changed = if export.has(FLAG_READ_ONLY) && !self.read_only {
             Some("the export has become read-only")
         } else if export.minimum > self.logical_block {
@@ -159,9 +159,7 @@ impl Link {
             changed: Condvar::new(),
         });
         let link = Self(shared.clone());
-        thread::Builder::new()
-            .name("nbd".into())
-            .spawn(move || shared.keep_connected())?;
+        vu_common::thread::spawn("nbd", move || shared.keep_connected())?;
         Ok(link)
     }
 

@@ -43,7 +43,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::connect::{disconnect, open_export};
+use self::connect::{Server, disconnect, open_export};
 use self::engine::NbdEngine;
 use self::handshake::Export;
 use self::link::{Link, PATIENCE, Target};
@@ -123,7 +123,9 @@ pub fn open(options: &Options) -> Result<Arc<dyn Disk>, OpenError> {
         uri: uri.clone(),
         reason,
     };
-    let (socket, export) = open_export(&uri, Instant::now() + PATIENCE).map_err(failed)?;
+    let server = Server::find(&uri.address).map_err(|error| failed(error.into()))?;
+    let connected = open_export(&server, &uri.export, Instant::now() + PATIENCE);
+    let (socket, export) = connected.map_err(failed)?;
     let least = export.minimum.max(512);
     let logical_block = options.block_size.unwrap_or(least);
     if !logical_block.is_power_of_two() || !(least..=MAX_BLOCK).contains(&logical_block) {
@@ -148,12 +150,14 @@ pub fn open(options: &Options) -> Result<Arc<dyn Disk>, OpenError> {
     );
     let target = Arc::new(Target {
         uri: uri.clone(),
+        server,
         read_only,
         give_up: options.reconnect,
         logical_block,
         multi,
         capacity: AtomicU64::new(capacity),
     });
+    target.server.needs().declare();
     let limits = limits(&export, read_only, logical_block);
     let link = Link::new(target.clone(), socket, export).map_err(|error| failed(error.into()))?;
     Ok(Arc::new(NbdDisk {

@@ -38,9 +38,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use imago::FormatAccess;
@@ -333,7 +333,7 @@ fn start(
     let (jobs, received) = mpsc::channel();
     let (started, start) = mpsc::channel();
     let (cluster_bits, version, punch) = (header.cluster_bits, header.version, options.file.discard);
-    let thread = thread::Builder::new().name("qcow2".into()).spawn({
+    let begin = {
         let (shared, disk) = (shared.clone(), disk.clone());
         move || {
             let engine = match disk.engine(1) {
@@ -354,15 +354,19 @@ fn start(
             };
             meta.run(&received);
         }
-    })?;
-    start.recv().map_err(io::Error::other)??;
+    };
+    let begin = move || {
+        let thread = thread::Builder::new().name("qcow2".into()).spawn(begin)?;
+        start.recv().map_err(io::Error::other)??;
+        Ok(thread)
+    };
     let owner = Owner {
         image: disk,
         backing,
         shared,
         limits,
         jobs: Some(jobs),
-        thread: Some(thread),
+        thread: Mutex::new(MetaThread::Waits(Box::new(begin))),
     };
     Ok(Qcow2Disk {
         owner: Arc::new(owner),
@@ -379,13 +383,34 @@ struct Owner {
     limits: Limits,
     /// `None` only while it is dropped.
     jobs: Option<Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<MetaThread>,
+}
+
+/// The metadata thread begins with the first engine: a daemon is confined by then, and the thread with it.
+enum MetaThread {
+    Waits(Box<dyn FnOnce() -> io::Result<JoinHandle<()>> + Send>),
+    Runs(JoinHandle<()>),
+    /// It could not be started.
+    Gone,
+}
+
+impl Owner {
+    fn begin(&self) -> io::Result<()> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        *thread = match std::mem::replace(&mut *thread, MetaThread::Gone) {
+            MetaThread::Waits(begin) => MetaThread::Runs(begin()?),
+            MetaThread::Runs(thread) => MetaThread::Runs(thread),
+            MetaThread::Gone => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        Ok(())
+    }
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
         drop(self.jobs.take());
-        if let Some(thread) = self.thread.take() {
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let MetaThread::Runs(thread) = std::mem::replace(thread, MetaThread::Gone) {
             let _ = thread.join();
         }
     }
@@ -416,6 +441,7 @@ impl Disk for Qcow2Disk {
     }
 
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
+        self.owner.begin()?;
         Ok(Box::new(Qcow2Engine::new(self.owner.clone(), depth)?))
     }
 }

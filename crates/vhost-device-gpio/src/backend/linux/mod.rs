@@ -21,6 +21,8 @@ use std::path::Path;
 pub use find::{Here, NotFound};
 pub use lines::{BadLines, There};
 
+use vu_common::Needs;
+
 use self::chip::LinuxChip;
 use self::find::Found;
 use self::lines::Chosen;
@@ -29,6 +31,8 @@ use self::v2::V2;
 use super::{Chip, Edges};
 use crate::request::Direction;
 
+/// The letter of the requests of a chip and its lines (include/uapi/linux/gpio.h).
+const IOCTLS: u8 = 0xb4;
 /// What the host shows as the consumer of a line.
 const CONSUMER: &str = "vhost-device-gpio";
 
@@ -112,6 +116,7 @@ fn open_as<U: Uapi + 'static>(
         _ => OpenError::Open(path.clone(), e),
     };
     let uapi = U::open(&found.path).map_err(failed)?;
+    Needs::default().ioctls_of(IOCTLS).declare();
     let name = |offset| uapi.info(offset).map(|info| info.name);
     let names: Vec<_> = (0..uapi.count())
         .map(name)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 use rustix::process::umask;
+use vu_common::Needs;
 
 /// Removes the socket's path when it is dropped.
 pub(super) struct Bound(PathBuf);
@@ -41,5 +42,9 @@ pub(super) fn listen(path: &Path) -> io::Result<(UnixListener, Bound)> {
     let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
     let listener = UnixListener::bind(path);
     umask(before);
-    Ok((listener?, Bound(path.into())))
+    let listener = listener?;
+    // The working directory will be another one.
+    let path = std::path::absolute(path)?;
+    Needs::default().removes(&path).declare();
+    Ok((listener, Bound(path)))
 }

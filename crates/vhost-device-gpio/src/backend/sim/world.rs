@@ -53,8 +53,7 @@ impl World {
             buttons,
             clients: client.into_iter().collect(),
         };
-        let thread = std::thread::Builder::new().name("board".into());
-        thread.spawn(move || world.run()).map(drop)
+        vu_common::thread::spawn("board", move || world.run())
     }
 
     fn run(mut self) {

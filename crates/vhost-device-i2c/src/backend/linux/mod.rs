@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustix::io::Errno;
+use vu_common::{Access, Needs};
 
 use self::adapter::{Adapter, Broken};
 use self::watch::Watch;
@@ -45,6 +46,12 @@ struct LinuxBus {
 pub fn open(name: &str, timeout: Duration) -> anyhow::Result<Box<dyn Bus>> {
     let (is, path) = find::find(name, Path::new(find::SYSFS))?;
     let adapter = Adapter::open(&path, timeout).with_context(|| path.display().to_string())?;
+    Needs::default()
+        .ioctls_of(sys::IOCTLS)
+        // Who has a device, and whether the adapter is there.
+        .path("/sys", Access::Read)
+        .system_calls(&[libc::SYS_inotify_rm_watch])
+        .declare();
     let mut bus = LinuxBus {
         is,
         path,

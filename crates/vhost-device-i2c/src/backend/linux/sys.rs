@@ -11,6 +11,9 @@ use rustix::ioctl::{Getter, IntegerSetter, Opcode, ioctl};
 
 use super::adapter::Access;
 
+/// The letter of all requests of an adapter.
+pub(super) const IOCTLS: u8 = 0x07;
+
 // Numbers of include/uapi/linux/i2c-dev.h.
 const RETRIES: Opcode = 0x0701;
 const TIMEOUT: Opcode = 0x0702;

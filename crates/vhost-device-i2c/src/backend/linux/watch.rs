@@ -6,7 +6,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 
@@ -34,7 +33,7 @@ impl Watch {
                 }
             }
         };
-        thread::Builder::new().name("i2c-watch".into()).spawn(wait)?;
+        vu_common::thread::spawn("i2c-watch", wait)?;
         Ok(Self { inotify, id })
     }
 }

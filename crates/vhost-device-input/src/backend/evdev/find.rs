@@ -13,7 +13,7 @@ use super::node::Node;
 use super::rule::Rule;
 
 /// Where event devices are.
-const DIR: &str = "/dev/input";
+pub(super) const DIR: &str = "/dev/input";
 
 /// The devices that can be opened, in the order of their numbers.
 fn nodes() -> Vec<Node> {

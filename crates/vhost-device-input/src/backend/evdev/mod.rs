@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::Context;
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use vu_common::guest_warn;
+use vu_common::{Access, Needs, guest_warn};
 
 pub use hotkey::{Keys, parse_keys};
 pub use rule::{BadRule, Rule};
@@ -53,6 +53,16 @@ pub struct Grab {
 /// There is none, or what the host refused.
 pub fn open(rule: &Rule, grab: &Grab) -> anyhow::Result<Box<dyn Source>> {
     let node = find::open(rule).with_context(|| rule.to_string())?;
+    // Devices come back there.
+    Needs::default()
+        .path(find::DIR, Access::ReadWrite)
+        .ioctls_of(b'E')
+        .system_calls(&[
+            libc::SYS_inotify_init1,
+            libc::SYS_inotify_add_watch,
+            libc::SYS_inotify_rm_watch,
+        ])
+        .declare();
     let source = EvdevSource::new(rule, grab, node).with_context(|| rule.to_string())?;
     Ok(Box::new(source))
 }

@@ -43,8 +43,7 @@ impl World {
             listener,
             clients,
         };
-        let thread = std::thread::Builder::new().name("sim".into());
-        thread.spawn(move || world.run()).map(drop)
+        vu_common::thread::spawn("sim", move || world.run())
     }
 
     fn run(mut self) {
