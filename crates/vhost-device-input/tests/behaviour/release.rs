@@ -108,3 +108,25 @@ fn as_much_is_lifted_as_there_are_buffers_for() {
     resume(&mut reader, &mut client, base);
     assert_eq!(reader.frame(), [(1, 5, 0)]);
 }
+
+/// A finger is lifted by fewer events than the device keeps buffers for.
+#[test]
+fn buffers_that_no_release_needs_any_more_are_given_back() {
+    let daemon = daemon("touch");
+    let (mut reader, mut client) = (Reader::of(&daemon), Client::of(&daemon));
+    client.act("wait");
+    client.act("watch");
+    let mut used = 0;
+    for (command, events) in [
+        ("frame 3 47 0 3 57 1", 3),
+        // From here its release takes four: to its slot, up, back, the end.
+        ("frame 3 47 1", 2),
+        ("frame 3 47 0 3 57 -1", 3),
+    ] {
+        client.act(command);
+        assert_eq!(reader.events(events).last(), Some(&REPORT), "{command}");
+        settle(&mut reader);
+        used += events as u16;
+    }
+    assert_eq!(pause(&reader, &mut client), used);
+}
