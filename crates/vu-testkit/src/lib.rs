@@ -9,6 +9,8 @@ pub mod event;
 mod evil;
 pub mod frontend;
 pub mod guest;
+#[cfg(target_arch = "x86_64")]
+pub mod inject;
 pub mod memory;
 pub mod meter;
 pub mod page_cache;

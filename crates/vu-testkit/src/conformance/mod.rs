@@ -16,6 +16,7 @@ use crate::process;
 use crate::spawn::Launch;
 
 mod config;
+mod confinement;
 mod context;
 mod features;
 mod inflight;

@@ -245,6 +245,10 @@ macro_rules! conformance_table {
                 House readiness_is_notified;
                 House an_unknown_option_is_an_error;
             }
+            confinement {
+                House every_thread_is_without_privileges_and_filtered;
+                House nothing_of_the_host_is_within_reach;
+            }
         }
     };
 }
