@@ -244,6 +244,12 @@ impl Process {
         self.child.id()
     }
 
+    /// Its log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
     /// Whether it has ended, and how.
     ///
     /// # Errors

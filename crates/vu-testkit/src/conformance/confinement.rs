@@ -85,7 +85,7 @@ fn refuses(inside: &crate::inject::Injector) -> Result<()> {
     refused(
         "ptrace",
         libc::SYS_ptrace,
-        [libc::PTRACE_ATTACH as u64, 1, 0, 0, 0, 0],
+        [libc::PTRACE_ATTACH.into(), 1, 0, 0, 0, 0],
     )?;
     refused("kill", libc::SYS_kill, [1, libc::SIGCONT as u64, 0, 0, 0, 0])?;
     refused("mount", libc::SYS_mount, [0; 6])?;
