@@ -38,10 +38,9 @@ impl PidFile {
                 Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(path, file)),
                 Err(errno) => return Err(failed("lock the pid file")(errno.into())),
             }
-            let mut pid_file = Self {
-                path: path.into(),
-                file,
-            };
+            // The working directory will be another one.
+            let path = std::path::absolute(path).map_err(failed("find the folder of the pid file"))?;
+            let mut pid_file = Self { path, file };
             // Its last holder may have removed it between our open and our lock: then a new one is due.
             if pid_file.is_at_path() {
                 pid_file.write().map_err(failed("write the pid file"))?;
