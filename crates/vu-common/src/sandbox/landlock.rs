@@ -32,7 +32,10 @@ pub(super) fn restrict(needs: &Needs) -> Result<RulesetStatus, RulesetError> {
         .scope(Scope::AbstractUnixSocket | Scope::Signal)?
         .create()?;
     for (path, access) in &needs.paths {
-        let rights = rights(*access);
+        let mut rights = rights(*access);
+        if !path.is_dir() {
+            rights &= AccessFs::from_file(ABI::V6);
+        }
         if let Ok(folder) = PathFd::new(path)
             && !rights.is_empty()
         {

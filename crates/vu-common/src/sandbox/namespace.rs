@@ -51,16 +51,17 @@ pub(super) fn enter(needs: &Needs) -> Result<Made, (&'static str, io::Error)> {
     let made = unshare(needs)?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(step("make mounts private"))?;
-    let mut kept: Vec<(PathBuf, OwnedFd)> = Vec::new();
+    // The new root will hide some of them: this is the time to look.
+    let mut kept: Vec<(PathBuf, bool, OwnedFd)> = Vec::new();
     for (path, _) in &needs.paths {
         // Below one that is there already it would hide it.
-        if kept.iter().any(|(other, _)| path.starts_with(other)) {
+        if kept.iter().any(|(other, ..)| path.starts_with(other)) {
             continue;
         }
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
         match open_tree(CWD, path, flags) {
-            Ok(tree) => kept.push((path.clone(), tree)),
+            Ok(tree) => kept.push((path.clone(), path.is_dir(), tree)),
             Err(Errno::NOENT) => {}
             Err(error) => return Err(step("clone a mount")(error)),
         }
@@ -68,15 +69,24 @@ pub(super) fn enter(needs: &Needs) -> Result<Made, (&'static str, io::Error)> {
     let place = PLACES.into_iter().find(|place| Path::new(place).is_dir());
     let place = place.ok_or(("find a folder", io::ErrorKind::NotFound.into()))?;
     mount("vhost-device", place, "tmpfs", FLAGS, ROOM).map_err(step("mount a root"))?;
-    for (path, tree) in &kept {
+    for (path, is_dir, tree) in &kept {
         let inside = Path::new(place).join(path.strip_prefix("/").unwrap_or(path));
-        fs::create_dir_all(&inside).map_err(|error| ("make a folder in the root", error))?;
+        mount_point(*is_dir, &inside).map_err(|error| ("make a place in the root", error))?;
         move_mount(tree, "", CWD, &inside, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(step("keep a folder"))?;
     }
     mount_remount(place, FLAGS | MountFlags::RDONLY, ROOM).map_err(step("make the root read-only"))?;
     change_root(place).map_err(step("change the root"))?;
     Ok(made)
+}
+
+/// Makes `inside` a folder, or a file.
+fn mount_point(is_dir: bool, inside: &Path) -> io::Result<()> {
+    if is_dir {
+        return fs::create_dir_all(inside);
+    }
+    fs::create_dir_all(inside.parent().unwrap_or(inside))?;
+    fs::File::create(inside).map(drop)
 }
 
 fn unshare(needs: &Needs) -> Result<Made, (&'static str, io::Error)> {

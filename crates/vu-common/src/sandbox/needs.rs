@@ -34,7 +34,7 @@ static DECLARED: Mutex<Needs> = Mutex::new(Needs {
     host_network: false,
 });
 
-/// What may be done with a folder and all below it.
+/// What may be done with a file, or with a folder and all below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Connect to sockets.
@@ -48,7 +48,7 @@ pub enum Access {
 }
 
 impl Needs {
-    /// Something below the folder `path`, which keeps its place. What is not there is left out.
+    /// A file, or a folder with all below it, which keeps its place. What is not there is left out.
     pub fn path(mut self, path: impl AsRef<Path>, access: Access) -> Self {
         // The working directory will be another one.
         if let Ok(path) = std::path::absolute(path) {

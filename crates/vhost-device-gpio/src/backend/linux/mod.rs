@@ -21,7 +21,7 @@ use std::path::Path;
 pub use find::{Here, NotFound};
 pub use lines::{BadLines, There};
 
-use vu_common::Needs;
+use vu_common::{Access, Needs};
 
 use self::chip::LinuxChip;
 use self::find::Found;
@@ -116,7 +116,11 @@ fn open_as<U: Uapi + 'static>(
         _ => OpenError::Open(path.clone(), e),
     };
     let uapi = U::open(&found.path).map_err(failed)?;
-    Needs::default().ioctls_of(IOCTLS).declare();
+    // Each line is taken by the path of its chip.
+    Needs::default()
+        .ioctls_of(IOCTLS)
+        .path(&found.path, Access::ReadWrite)
+        .declare();
     let name = |offset| uapi.info(offset).map(|info| info.name);
     let names: Vec<_> = (0..uapi.count())
         .map(name)
