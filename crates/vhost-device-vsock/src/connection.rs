@@ -6,6 +6,7 @@
 //! | `Connecting` | the host's side, which the guest asked for | `RESPONSE` or `RST` |
 //! | `Requested` | the guest's answer, which the host asked for | established, or closed |
 //! | `Established` | bytes, and the end of either direction | `SHUTDOWN`, `RST` |
+//! | `Left` | the host to take what the guest sent before it went | nothing |
 //!
 //! What it has to tell the guest is kept in a few flags, not in a queue: it takes no memory, however slowly the guest takes
 //! packets.
@@ -32,6 +33,7 @@ pub(crate) enum State {
     Connecting,
     Requested,
     Established,
+    Left,
 }
 
 /// Which directions have ended.
@@ -187,6 +189,12 @@ impl Connection {
         }
         self.credit(packet.room);
         match (packet.op, self.state) {
+            // A guest does not wait for ever until the host has taken all.
+            (Op::Rst, State::Established) if self.guest.send && !self.backlog.is_empty() => {
+                self.state = State::Left;
+                self.guest.receive = true;
+                return self.settle();
+            }
             (Op::Rst, _) => return Err(End::Silent),
             (Op::Response, State::Requested) => {
                 self.state = State::Established;
@@ -201,7 +209,7 @@ impl Connection {
             | (Op::Request, _) => {
                 return Err(End::Reset);
             }
-            (Op::Shutdown { receive, send }, State::Established) => {
+            (Op::Shutdown { receive, send }, State::Established | State::Left) => {
                 self.guest.receive |= receive;
                 self.guest.send |= send;
                 return self.settle();
@@ -269,7 +277,10 @@ impl Connection {
 
     /// Writes what waits for the socket.
     pub(crate) fn flush(&mut self) -> Result<(), End> {
-        if self.state == State::Established && self.socket.writable && !self.backlog.is_empty() {
+        if matches!(self.state, State::Established | State::Left)
+            && self.socket.writable
+            && !self.backlog.is_empty()
+        {
             let socket = &mut self.socket;
             let result = match self.kind {
                 Kind::Stream => self.backlog.drain(|parts| socket.write(parts)),

@@ -200,6 +200,7 @@ impl VsockWorker {
     fn close(&mut self, id: u64, end: &End) {
         if let Some(mut connection) = self.table.remove(id)
             && matches!(end, End::Reset)
+            && connection.state != State::Left
         {
             let packet = connection.packet(Op::Rst);
             self.outbox.reset(packet.to_bytes(self.cid));

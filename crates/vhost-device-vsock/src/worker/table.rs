@@ -85,9 +85,16 @@ impl Table {
         id
     }
 
+    /// The guest may use the ports of a connection anew.
+    pub(super) fn free_flow(&mut self, id: u64, flow: &Flow) {
+        if self.find(flow) == Some(id) {
+            self.by_flow.remove(flow);
+        }
+    }
+
     pub(super) fn remove(&mut self, id: u64) -> Option<Connection> {
         let connection = self.connections.remove(&id)?;
-        self.by_flow.remove(&connection.flow);
+        self.free_flow(id, &connection.flow);
         self.reserved = self.reserved.saturating_sub(connection.reserved.into());
         Some(connection)
     }

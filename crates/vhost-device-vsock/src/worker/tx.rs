@@ -169,7 +169,16 @@ impl VsockWorker {
     /// A packet without payload.
     fn control(&mut self, packet: &Packet) {
         match self.table.find(&packet.flow) {
-            Some(id) => self.step(id, |connection| connection.control(packet)),
+            Some(id) => {
+                self.step(id, |connection| connection.control(packet));
+                if self
+                    .table
+                    .get(id)
+                    .is_some_and(|connection| connection.state == State::Left)
+                {
+                    self.table.free_flow(id, &packet.flow);
+                }
+            }
             None => match packet.op {
                 Op::Request => {
                     if self.request(packet).is_none() {

@@ -166,6 +166,26 @@ fn a_clean_end_is_answered_once_the_host_has_all() {
 }
 
 #[test]
+fn a_guest_that_does_not_wait_for_its_end_loses_nothing() {
+    let mut rig = Rig::with(&["--buffer-size", "1048576"]);
+    let (_, mut stream) = rig.connect(80);
+    // More than the kernel keeps for a process that does not read.
+    let bytes: Vec<u8> = (0..900_000_u32).map(|at| (at >> 5) as u8).collect();
+    for part in bytes.chunks(PAYLOAD) {
+        rig.send(Header::new(op::RW, PORT, 80).with(part));
+    }
+    rig.send(shutdown(RECEIVE | SEND).with(b""));
+    rig.send(Header::new(op::RST, PORT, 80).with(b""));
+    // Its port is free, and another connection on it is another connection.
+    rig.send(Header::new(op::RW, PORT, 80).with(b"more"));
+    while rig.receive().0.op != op::RST {}
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    assert_eq!(got, bytes);
+    rig.quiet();
+}
+
+#[test]
 fn a_process_that_goes_is_a_shutdown_of_both_directions() {
     let mut rig = Rig::new();
     let (_, mut stream) = rig.connect(80);
