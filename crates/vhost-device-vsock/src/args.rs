@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The options of `vhost-device-vsock`.
 
+mod config;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
+use clap::builder::TypedValueParser;
 use vu_common::CommonArgs;
 
 use crate::backend::unix::Unix;
@@ -51,9 +54,14 @@ pub struct VsockArgs {
 
     /// A guest: guest-cid=CID,uds-path=PATH,groups=NAME+NAME
     ///
-    /// Instead of uds-path, forward-cid=CID and forward-listen=PORT+PORT. The keys are the long options of this help. A comma within a value is written twice.
+    /// Instead of uds-path, forward-cid=CID and forward-listen=PORT+PORT. The keys are the long options of this help,
+    /// buffer-size, memory and connections too. A comma within a value is written twice.
     #[arg(long, value_name = "KEY=VALUE,..", value_parser = vm)]
     vm: Vec<Vm>,
+
+    /// Guests from a TOML file: tables [[vm]] with the keys of --vm, in the order of the sockets
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["vm", "guest_cid", "uds_path", "forward_cid", "groups"])]
+    config: Option<PathBuf>,
 
     /// Bytes that one connection may have under way to the host
     #[arg(
@@ -62,7 +70,7 @@ pub struct VsockArgs {
         value_name = "BYTES",
         default_value = "262144"
     )]
-    #[arg(value_parser = clap::value_parser!(u32).range(4096..=16 << 20))]
+    #[arg(value_parser = buffer_size())]
     buffer_size: u32,
 
     /// Bytes that all connections of a guest may have under way to the host
@@ -90,6 +98,16 @@ struct Vm {
     forward_listen: Option<Ports>,
     #[arg(long, default_value = DEFAULT_GROUP)]
     groups: String,
+    #[arg(long, value_parser = buffer_size())]
+    buffer_size: Option<u32>,
+    #[arg(long)]
+    memory: Option<u64>,
+    #[arg(long)]
+    connections: Option<usize>,
+}
+
+fn buffer_size() -> impl TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(4096..=16 << 20)
 }
 
 /// The context id of a guest that is alone.
@@ -115,13 +133,13 @@ impl VsockArgs {
             let twice = vms.iter().take(at).any(|other| other.guest_cid == vm.guest_cid);
             ensure!(!twice, "two guests with the context id {}", vm.guest_cid);
         }
-        let bounds = Bounds {
-            buffer: self.buffer_size,
-            memory: self.memory,
-            connections: self.connections,
-        };
         vms.iter()
             .map(|vm| {
+                let bounds = Bounds {
+                    buffer: vm.buffer_size.unwrap_or(self.buffer_size),
+                    memory: vm.memory.unwrap_or(self.memory),
+                    connections: vm.connections.unwrap_or(self.connections),
+                };
                 let groups = vm.groups.split('+').map(str::to_owned).collect();
                 Ok(Vsock::new(vm.guest_cid, vm.host()?, &network, groups, bounds))
             })
@@ -129,6 +147,9 @@ impl VsockArgs {
     }
 
     fn vms(&self) -> anyhow::Result<Vec<Vm>> {
+        if let Some(path) = &self.config {
+            return config::read(path);
+        }
         if !self.vm.is_empty() {
             return Ok(self.vm.clone());
         }
@@ -164,11 +185,23 @@ impl VsockArgs {
                 .get(at)
                 .map_or(DEFAULT_GROUP, String::as_str)
                 .to_owned(),
+            buffer_size: None,
+            memory: None,
+            connections: None,
         }
     }
 }
 
 impl Vm {
+    /// The guest that options without their command name.
+    fn of_words(words: impl Iterator<Item = String>) -> Result<Self, String> {
+        Self::try_parse_from(words).map_err(|e| {
+            let message = e.to_string();
+            let first = message.lines().next().unwrap_or_default();
+            first.trim_start_matches("error: ").to_owned()
+        })
+    }
+
     /// The host as this guest sees it.
     fn host(&self) -> anyhow::Result<Box<dyn Host>> {
         match (&self.uds_path, self.forward_cid) {
@@ -209,11 +242,7 @@ fn vm(text: &str) -> Result<Vm, String> {
     let words = text
         .split(',')
         .map(|word| format!("--{}", word.replace('\0', ",")));
-    Vm::try_parse_from(words).map_err(|e| {
-        let message = e.to_string();
-        let first = message.lines().next().unwrap_or_default();
-        first.trim_start_matches("error: ").to_owned()
-    })
+    Vm::of_words(words)
 }
 
 #[cfg(test)]
