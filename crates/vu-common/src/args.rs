@@ -60,6 +60,12 @@ pub struct CommonArgs {
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = level_parser(), help_heading = HEADING)]
     pub(crate) log_level: LevelFilter,
 
+    /// Take commands at a Unix socket at PATH, for its owner only: status, stats, set-log-level, refresh, quit
+    ///
+    /// A request and its reply are a line of JSON each, as {"command":"status"}.
+    #[arg(long, value_name = "PATH", help_heading = HEADING)]
+    pub(crate) control_socket: Option<PathBuf>,
+
     /// How much the daemon is confined before it serves a guest
     ///
     /// `auto` takes all that can be had here: an empty root and namespaces (as root, or where users may have
@@ -85,7 +91,11 @@ impl CommonArgs {
 
     /// What these options need of the host once the daemon is confined: to remove what it made.
     pub(crate) fn needs(&self) -> Needs {
-        let made = self.socket_path.iter().chain(&self.pid_file);
+        let made = self
+            .socket_path
+            .iter()
+            .chain(&self.pid_file)
+            .chain(&self.control_socket);
         made.fold(Needs::default(), Needs::removes)
     }
 

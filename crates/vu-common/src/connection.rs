@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserProtocolFeatures as Protocol};
 
+use crate::control::Slot;
 use crate::device::Device;
 use crate::session::Session;
 use crate::shutdown::{DRAIN, Shutdown};
@@ -57,7 +58,7 @@ enum Next {
 }
 
 /// Serves one front end until it disconnects, breaks the protocol, or the daemon is asked to stop.
-pub(crate) fn run<D: Device>(stream: UnixStream, device: &Arc<D>, shutdown: &Shutdown) {
+pub(crate) fn run<D: Device>(stream: UnixStream, device: &Arc<D>, shutdown: &Shutdown, slot: &Slot<D>) {
     let session = match Session::new(device.clone()) {
         Ok(session) => Arc::new(Mutex::new(session)),
         Err(e) => return log::error!("cannot make the virtqueues: {e}"),
@@ -67,8 +68,9 @@ pub(crate) fn run<D: Device>(stream: UnixStream, device: &Arc<D>, shutdown: &Shu
         Err(e) => return log::error!("cannot serve a connection: {e}"),
     };
     let registered = shutdown.register(&stream);
+    slot.enter(&session);
     log::info!("front end connected");
-    let connection = Connection {
+    let mut connection = Connection {
         parser: BackendReqHandler::from_stream(stream, session.clone()),
         wire,
         session: session.clone(),
@@ -76,10 +78,14 @@ pub(crate) fn run<D: Device>(stream: UnixStream, device: &Arc<D>, shutdown: &Shu
     connection.serve(shutdown);
     drop(registered);
     let patience = shutdown.asked().then_some(DRAIN);
-    session
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .end(patience);
+    // A front end that sees the end closes its interrupts; until a daemon has ended it takes them.
+    let connection = shutdown.asked().then_some(connection);
+    {
+        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        session.end(patience);
+        slot.leave(&session);
+    }
+    drop(connection);
     log::info!("front end disconnected");
 }
 
@@ -90,7 +96,7 @@ struct Connection<D: Device> {
 }
 
 impl<D: Device> Connection<D> {
-    fn serve(mut self, shutdown: &Shutdown) {
+    fn serve(&mut self, shutdown: &Shutdown) {
         let mut first = true;
         while let Some(header) = self.peek(shutdown) {
             // A front end that lost its former connection may go on as if it had not, and then wait for

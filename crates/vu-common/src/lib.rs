@@ -29,7 +29,7 @@ mod about;
 mod args;
 mod chain;
 mod connection;
-pub mod control;
+mod control;
 mod cursor;
 mod cx;
 mod daemon;

@@ -64,6 +64,11 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// The number of regions.
+    pub(crate) fn len(&self) -> usize {
+        self.regions.len()
+    }
+
     /// The table with one more region, mapped from `file`.
     pub(crate) fn with(&self, info: RegionInfo, file: File) -> Result<Self, RegionError> {
         let range = (info.guest_addr, info.size);

@@ -29,6 +29,16 @@ pub(crate) struct Counters {
     pub(crate) interrupts: u64,
 }
 
+impl Counters {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.wrapping_add(other.requests),
+            bad_chains: self.bad_chains.wrapping_add(other.bad_chains),
+            interrupts: self.interrupts.wrapping_add(other.interrupts),
+        }
+    }
+}
+
 /// One virtqueue, behind the lock of its group.
 pub(crate) struct State {
     index: usize,

@@ -5,14 +5,15 @@
 //! connection's faults end that connection; other sockets of the process never notice.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::connection;
-use crate::control::Control;
+use crate::control::{Control, Served, Slot};
 use crate::device::Device;
 use crate::error::SetupError;
 use crate::shutdown::Shutdown;
@@ -26,7 +27,7 @@ use crate::{log as logger, notify};
 /// # Errors
 /// The event that a shutdown would need could not be made.
 pub fn serve_stream<D: Device>(stream: UnixStream, device: &Arc<D>) -> io::Result<()> {
-    connection::run(stream, device, &Shutdown::new()?);
+    connection::run(stream, device, &Shutdown::new()?, &Slot::default());
     Ok(())
 }
 
@@ -45,34 +46,50 @@ pub(crate) fn serve<D: Device>(
     let ended = eventfd(0, EventfdFlags::CLOEXEC).map(Arc::new);
     let ended = ended.map_err(|e| system("make an event")(e.into()))?;
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
-    // Not to keep them: what a device holds is released when its connection was the last one.
-    let mut served: Vec<Weak<D>> = Vec::new();
+    let mut served: Vec<Served<D>> = Vec::new();
     let listening = endpoints.iter().any(|e| matches!(e, Endpoint::Listener(_)));
     for (endpoint, device) in endpoints.into_iter().zip(devices) {
         let (shutdown, ended) = (shutdown.clone(), ended.clone());
         let device = Arc::new(device);
-        served.push(Arc::downgrade(&device));
+        let slot = Arc::<Slot<D>>::default();
+        served.push(Served {
+            device: Arc::downgrade(&device),
+            slot: slot.clone(),
+        });
         let work = move || {
-            serve_endpoint(endpoint, &device, &shutdown);
+            serve_endpoint(endpoint, &device, &shutdown, &slot);
             drop(device);
             let _ = rustix::io::write(&*ended, &1_u64.to_ne_bytes());
         };
         let thread = std::thread::Builder::new().name("session".into()).spawn(work);
         threads.push(thread.map_err(system("start a thread"))?);
     }
-    if let Some(control) = control {
-        control.serve(served.clone())?;
-    }
+    let _control = control
+        .map(|control| control.serve(served.clone(), shutdown.clone()))
+        .transpose()?;
     if listening {
         logger::announce_listening();
     }
     notify::ready();
 
-    let mut left = threads.len();
+    if wait(signals, &ended, &served, &shutdown)? {
+        join(threads);
+    }
+    Ok(())
+}
+
+/// Waits until no device is served any more; false if that is not to be waited for.
+fn wait<D: Device>(
+    signals: &Signals,
+    ended: &OwnedFd,
+    served: &[Served<D>],
+    shutdown: &Shutdown,
+) -> Result<bool, SetupError> {
+    let mut left = served.len();
     while left > 0 {
         let mut fds = [
             PollFd::new(signals, PollFlags::IN),
-            PollFd::new(&*ended, PollFlags::IN),
+            PollFd::new(ended, PollFlags::IN),
         ];
         if let Err(e) = poll(&mut fds, None)
             && e != rustix::io::Errno::INTR
@@ -82,7 +99,7 @@ pub(crate) fn serve<D: Device>(
         let [signalled, ending] = fds.map(|fd| !fd.revents().is_empty());
         if ending {
             let mut count = [0; 8];
-            if rustix::io::read(&*ended, &mut count).is_ok() {
+            if rustix::io::read(ended, &mut count).is_ok() {
                 left = left.saturating_sub(u64::from_ne_bytes(count) as usize);
             }
         }
@@ -90,13 +107,12 @@ pub(crate) fn serve<D: Device>(
             continue;
         }
         match signals.wait().map_err(system("read a signal"))? {
-            Signal::HangUp => hang_up(&served),
-            Signal::Terminate | Signal::Interrupt if stop(&shutdown) => return Ok(()),
+            Signal::HangUp => hang_up(served),
+            Signal::Terminate | Signal::Interrupt if stop(shutdown) => return Ok(false),
             Signal::Terminate | Signal::Interrupt => {}
         }
     }
-    join(threads);
-    Ok(())
+    Ok(true)
 }
 
 fn join(threads: Vec<JoinHandle<()>>) {
@@ -108,8 +124,8 @@ fn join(threads: Vec<JoinHandle<()>>) {
 }
 
 /// Tells those devices that are still served.
-fn hang_up<D: Device>(served: &[Weak<D>]) {
-    for device in served.iter().filter_map(Weak::upgrade) {
+fn hang_up<D: Device>(served: &[Served<D>]) {
+    for device in served.iter().filter_map(|served| served.device.upgrade()) {
         device.hang_up();
     }
 }
@@ -126,18 +142,18 @@ fn stop(shutdown: &Shutdown) -> bool {
     false
 }
 
-fn serve_endpoint<D: Device>(endpoint: Endpoint, device: &Arc<D>, shutdown: &Shutdown) {
+fn serve_endpoint<D: Device>(endpoint: Endpoint, device: &Arc<D>, shutdown: &Shutdown, slot: &Slot<D>) {
     match endpoint {
-        Endpoint::Connected(stream) => connection::run(stream, device, shutdown),
-        Endpoint::Listener(listener) => listen(&listener, device, shutdown),
+        Endpoint::Connected(stream) => connection::run(stream, device, shutdown, slot),
+        Endpoint::Listener(listener) => listen(&listener, device, shutdown, slot),
     }
 }
 
-fn listen<D: Device>(listener: &Listener, device: &Arc<D>, shutdown: &Shutdown) {
+fn listen<D: Device>(listener: &Listener, device: &Arc<D>, shutdown: &Shutdown, slot: &Slot<D>) {
     while shutdown.wait_readable(listener) {
         match listener.accept() {
             Ok(stream) => {
-                connection::run(stream, device, shutdown);
+                connection::run(stream, device, shutdown, slot);
                 if listener.is_one_shot() {
                     return;
                 }

@@ -5,19 +5,23 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// How long requests that are in flight may take once the daemon was asked to stop.
 pub(crate) const DRAIN: Duration = Duration::from_secs(2);
+/// How long the threads of connections may take to hear of the end, before what they may be stuck on is cut off.
+const HEARING: Duration = Duration::from_secs(1);
 
 /// Asked once, heard by all.
 pub(crate) struct Shutdown {
     event: OwnedFd,
     asked: AtomicBool,
     connections: Mutex<Vec<(u64, UnixStream)>>,
+    /// A connection was forgotten.
+    forgotten: Condvar,
 }
 
 /// A connection that ends with the process; forgotten on drop.
@@ -28,12 +32,8 @@ pub(crate) struct Registered<'a> {
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        let mut connections = self
-            .shutdown
-            .connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        connections.retain(|(id, _)| *id != self.id);
+        self.shutdown.connections().retain(|(id, _)| *id != self.id);
+        self.shutdown.forgotten.notify_all();
     }
 }
 
@@ -44,19 +44,29 @@ impl Shutdown {
             event,
             asked: AtomicBool::new(false),
             connections: Mutex::default(),
+            forgotten: Condvar::new(),
         })
     }
 
+    fn connections(&self) -> MutexGuard<'_, Vec<(u64, UnixStream)>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends the process: nobody waits any longer, and a thread that is stuck on its connection is freed.
+    ///
+    /// Front ends hear of it last: one that does closes its interrupts, while the guest still gets what devices have for
+    /// it.
     pub(crate) fn ask(&self) {
         self.asked.store(true, Ordering::Release);
         let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
-        for (_, stream) in self
-            .connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-        {
+        let connections = self.connections();
+        for (_, stream) in &*connections {
+            let _ = stream.shutdown(std::net::Shutdown::Read);
+        }
+        let some_left = |connections: &mut Vec<_>| !connections.is_empty();
+        let waited = self.forgotten.wait_timeout_while(connections, HEARING, some_left);
+        let (stuck, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        for (_, stream) in &*stuck {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
     }
@@ -67,7 +77,7 @@ impl Shutdown {
 
     /// Has the connection shut down with the process.
     pub(crate) fn register(&self, stream: &UnixStream) -> Registered<'_> {
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connections = self.connections();
         let id = connections
             .iter()
             .map(|(id, _)| *id)

@@ -60,7 +60,8 @@ fn top_level(names: &[String], findings: &mut Vec<Finding>) {
     }
 }
 
-/// A file (or folder) of a device with a name of its own is explained in the crate's `lib.rs`.
+/// A file (or folder) of a device with a name of its own is explained in the crate's `lib.rs`, or in the `main.rs` of a
+/// program that has none.
 fn device_file(source: &Source, all: &[Source], findings: &mut Vec<Finding>) {
     let (Some(device), Some(inside)) = (source.device(), source.in_package().strip_prefix("src/")) else {
         return;
@@ -74,9 +75,11 @@ fn device_file(source: &Source, all: &[Source], findings: &mut Vec<Finding>) {
     if DEVICE.contains(&name) || name == "tests" {
         return;
     }
-    let library = all
-        .iter()
-        .find(|other| other.device() == Some(device) && other.in_package() == "src/lib.rs");
+    let root = |file: &str| {
+        let mut sources = all.iter();
+        sources.find(|other| other.device() == Some(device) && other.in_package() == file)
+    };
+    let library = root("src/lib.rs").or_else(|| root("src/main.rs"));
     let explained = library.is_some_and(|library| {
         let names = [format!("`{name}`"), format!("`{name}.rs`"), format!("`{name}/`")];
         let docs = library.text.lines().filter(|line| line.starts_with("//!"));

@@ -11,6 +11,7 @@ const LISTED: &[&str] = &[
     "crates/vhost-device-i2c/src/backend/linux/sys.rs",
     "crates/vhost-device-input/src/backend/evdev/sys.rs",
     "crates/vu-common/src/memory.rs",
+    "crates/vu-common/src/sandbox/namespace.rs",
     "crates/vu-common/src/segments.rs",
     "crates/vu-common/src/sigbus.rs",
     "crates/vu-common/src/signal.rs",

@@ -1,23 +1,78 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The control socket: what a daemon does, and what it is to do, in JSON lines.
+//! The control socket (`--control-socket`): what a daemon does, and what it is to do.
+//!
+//! A client sends a request on one line and reads a reply on one line; both are JSON. It may go on with the next.
+//!
+//! ```text
+//! {"command":"status"}
+//! {"api":1,"ok":true,"result":{"name":"rng","pid":4711,...}}
+//! {"command":"fly"}
+//! {"api":1,"ok":false,"error":"fly: no such command (known: quit, refresh, set-log-level, stats, status, version)"}
+//! ```
+//!
+//! Whoever may connect may end the daemon, so the socket is for its owner only. The data path knows nothing of it: a question
+//! holds a device up for as long as it takes to copy its counters.
 
-use std::sync::Weak;
+mod command;
+mod server;
+mod slot;
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
+
+use rustix::fs::Mode;
 
 use crate::args::CommonArgs;
 use crate::device::Device;
 use crate::error::SetupError;
+use crate::shutdown::Shutdown;
+use crate::socket_path::{self, Entry};
+pub(crate) use slot::Slot;
 
-/// A control socket that listens, not served yet: made before the daemon is confined.
-pub(crate) struct Control {}
+/// A device that is served, and its front end.
+pub(crate) struct Served<D: Device> {
+    /// Not to keep it: what a device holds is released when its connection was the last one.
+    pub(crate) device: Weak<D>,
+    pub(crate) slot: Arc<Slot<D>>,
+}
+
+impl<D: Device> Clone for Served<D> {
+    fn clone(&self) -> Self {
+        Self {
+            device: self.device.clone(),
+            slot: self.slot.clone(),
+        }
+    }
+}
+
+/// A control socket that listens and is not served yet: it is bound before the daemon is confined.
+pub(crate) struct Control {
+    listener: OwnedFd,
+    entry: Entry,
+}
 
 impl Control {
     /// Listens where the arguments say, if they do.
-    pub(crate) fn listen(_args: &CommonArgs) -> Result<Option<Self>, SetupError> {
-        Ok(None)
+    pub(crate) fn listen(args: &CommonArgs) -> Result<Option<Self>, SetupError> {
+        let Some(path) = &args.control_socket else {
+            return Ok(None);
+        };
+        let owner = Mode::RUSR | Mode::WUSR;
+        let (listener, entry) = socket_path::bind(path, owner, None)?;
+        Ok(Some(Self { listener, entry }))
     }
 
-    /// Serves `devices` on a thread of its own.
-    pub(crate) fn serve<D: Device>(self, _devices: Vec<Weak<D>>) -> Result<(), SetupError> {
-        Ok(())
+    /// Serves on a thread of its own, until the process ends; the socket goes with what is returned.
+    pub(crate) fn serve<D: Device>(
+        self,
+        served: Vec<Served<D>>,
+        shutdown: Arc<Shutdown>,
+    ) -> Result<Entry, SetupError> {
+        let commands = command::Commands::new(served, shutdown);
+        server::start(self.listener.into(), commands).map_err(|source| SetupError::System {
+            what: "start a thread",
+            source,
+        })?;
+        Ok(self.entry)
     }
 }

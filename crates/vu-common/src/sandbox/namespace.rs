@@ -94,15 +94,13 @@ fn unshare(needs: &Needs) -> Result<Made, (&'static str, io::Error)> {
     if !needs.host_network {
         flags |= UnshareFlags::NEWNET;
     }
-    // SAFETY: the table of descriptors stays the same, as `FILES` is not among the flags.
-    let plain = unsafe { unshare_unsafe(flags) };
-    if plain.is_ok() {
+    // SAFETY: threads that share a table of descriptors go on sharing it, as `FILES` is not among the flags.
+    let leave = |flags| unsafe { unshare_unsafe(flags) };
+    if leave(flags).is_ok() {
         return Ok(Made::Plain);
     }
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-    // SAFETY: as above.
-    unsafe { unshare_unsafe(flags | UnshareFlags::NEWUSER) }
-        .map_err(|error| ("make namespaces", error.into()))?;
+    leave(flags | UnshareFlags::NEWUSER).map_err(|error| ("make namespaces", error.into()))?;
     let map = |file: &str, text: String| fs::write(format!("/proc/self/{file}"), text);
     map("setgroups", "deny".into())
         .and_then(|()| map("gid_map", format!("{group} {group} 1")))

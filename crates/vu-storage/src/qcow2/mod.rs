@@ -39,7 +39,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -333,7 +333,7 @@ fn start(
     let (jobs, received) = mpsc::channel();
     let (started, start) = mpsc::channel();
     let (cluster_bits, version, punch) = (header.cluster_bits, header.version, options.file.discard);
-    let begin = {
+    let body = {
         let (shared, disk) = (shared.clone(), disk.clone());
         move || {
             let engine = match disk.engine(1) {
@@ -355,18 +355,13 @@ fn start(
             meta.run(&received);
         }
     };
-    let begin = move || {
-        let thread = thread::Builder::new().name("qcow2".into()).spawn(begin)?;
-        start.recv().map_err(io::Error::other)??;
-        Ok(thread)
-    };
     let owner = Owner {
         image: disk,
         backing,
         shared,
         limits,
         jobs: Some(jobs),
-        thread: Mutex::new(MetaThread::Waits(Box::new(begin))),
+        thread: Mutex::new(MetaThread::new(body, start)),
     };
     Ok(Qcow2Disk {
         owner: Arc::new(owner),
@@ -392,6 +387,17 @@ enum MetaThread {
     Runs(JoinHandle<()>),
     /// It could not be started.
     Gone,
+}
+
+impl MetaThread {
+    /// One that will do `body`, which says by `started` whether it could begin.
+    fn new(body: impl FnOnce() + Send + 'static, started: Receiver<io::Result<()>>) -> Self {
+        Self::Waits(Box::new(move || {
+            let thread = thread::Builder::new().name("qcow2".into()).spawn(body)?;
+            started.recv().map_err(io::Error::other)??;
+            Ok(thread)
+        }))
+    }
 }
 
 impl Owner {

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The options of `vhost-device-ctl`, and what each command does.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::builder::PossibleValuesParser;
+use serde_json::{Value, json};
+
+use crate::{client, prometheus, text};
+
+/// Asks a vhost-device daemon what it does, and tells it what to do
+///
+/// The daemon has to be started with --control-socket PATH.
+#[derive(Debug, clap::Parser)]
+#[command(name = "vhost-device-ctl", version)]
+pub(crate) struct Args {
+    /// The daemon's control socket
+    #[arg(short, long, value_name = "PATH")]
+    socket: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// What the daemon is, and who is connected to it
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// What it has done since it started
+    Stats {
+        /// As JSON
+        #[arg(long, conflicts_with = "prometheus")]
+        json: bool,
+        /// As metrics for Prometheus, as its textfile collector reads them
+        #[arg(long)]
+        prometheus: bool,
+    },
+    /// The rates of each second, until Ctrl-C
+    Watch {
+        /// Seconds from one look to the next
+        #[arg(long, default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+        interval: u16,
+        /// End after so many
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
+    /// Look at the host's side again, as the size of an image, as SIGHUP does
+    Refresh,
+    /// Log what is at least this grave
+    LogLevel {
+        #[arg(value_parser = PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"]))]
+        level: String,
+    },
+    /// End as by SIGTERM
+    Quit,
+}
+
+/// Carries the command out.
+///
+/// # Errors
+/// What the daemon says, or that there is none.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let ask = |command: &str| client::ask(&args.socket, &json!({"command": command}));
+    match &args.command {
+        Command::Status { json: true } => print(&pretty(&ask("status")?)),
+        Command::Status { json: false } => print(&text::status(&ask("status")?)),
+        Command::Stats { json: true, .. } => print(&pretty(&ask("stats")?)),
+        Command::Stats { prometheus: true, .. } => {
+            print(&prometheus::metrics(&ask("status")?, &ask("stats")?))
+        }
+        Command::Stats { .. } => print(&text::stats(&ask("stats")?)),
+        Command::Watch { interval, count } => watch(&args.socket, (*interval).into(), *count),
+        Command::Refresh => ask("refresh").map(drop),
+        Command::LogLevel { level } => {
+            let request = json!({"command": "set-log-level", "level": level});
+            client::ask(&args.socket, &request).map(drop)
+        }
+        Command::Quit => ask("quit").map(drop),
+    }
+}
+
+fn watch(socket: &Path, seconds: u64, count: Option<u64>) -> Result<()> {
+    let ask = || client::ask(socket, &json!({"command": "stats"}));
+    let mut before = ask()?;
+    let mut turn = 0;
+    while count.is_none_or(|count| turn < count) {
+        std::thread::sleep(Duration::from_secs(seconds));
+        let now = ask()?;
+        // On a terminal the table stays where it is.
+        let clear = if io::stdout().is_terminal() {
+            "\x1b[H\x1b[2J"
+        } else {
+            ""
+        };
+        print(&format!("{clear}{}", text::rates(&before, &now, seconds)))?;
+        before = now;
+        turn += 1;
+    }
+    Ok(())
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads us has enough, as `head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => bail!("standard output: {error}"),
+        Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_option_table_is_consistent() {
+        super::Args::command().debug_assert();
+    }
+}
