@@ -18,6 +18,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("nbdkit", "nbdkit"),
     ("filefrag", "e2fsprogs"),
     ("i2cget", "i2c-tools"),
+    ("man", "man-db"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// The arguments.

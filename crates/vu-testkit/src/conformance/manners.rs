@@ -245,3 +245,61 @@ pub(super) fn an_unknown_option_is_an_error(cx: &mut Cx) -> Result<()> {
     ensure!(code.is_some_and(|code| code != 0), "exit code {code:?}");
     Ok(())
 }
+
+pub(super) fn its_papers_pass_their_tools(cx: &mut Cx) -> Result<()> {
+    let launch = cx.daemon()?.launch().clone();
+    let name = launch
+        .program
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let folder = TempDir::new()?;
+    let write = |paper: &str, file: &str| -> Result<String> {
+        let (code, text) = output(&launch, &["--generate", paper])?;
+        ensure!(
+            code == Some(0) && !text.is_empty(),
+            "--generate {paper}: exit code {code:?}"
+        );
+        let path = folder.path().join(file);
+        std::fs::write(&path, text)?;
+        Ok(path.to_string_lossy().into_owned())
+    };
+    let man = write("man", &format!("{name}.1"))?;
+    let completion = write("bash", &format!("{name}.bash"))?;
+    for shell in ["zsh", "fish"] {
+        write(shell, shell)?;
+    }
+    write("sysusers", &format!("{name}.conf"))?;
+    let service = write("service", &format!("{name}@.service"))?;
+    write("socket", &format!("{name}@.socket"))?;
+    for tool in [
+        &["man", "--warnings=w", "--local-file", &man][..],
+        &["bash", "-n", &completion],
+        // An exposure of 2.5 at most.
+        &[
+            "systemd-analyze",
+            "security",
+            "--offline=true",
+            "--threshold=25",
+            &service,
+        ],
+    ] {
+        let run = Command::new(tool[0])
+            .args(&tool[1..])
+            .stdin(Stdio::null())
+            .output();
+        let run = match run {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return super::context::skip(format!("{} is not installed", tool[0]));
+            }
+            run => run?,
+        };
+        let complaints = String::from_utf8_lossy(&run.stderr);
+        ensure!(
+            run.status.success() && (tool[0] != "man" || complaints.is_empty()),
+            "{tool:?}: {complaints}"
+        );
+    }
+    Ok(())
+}

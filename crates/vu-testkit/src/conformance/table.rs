@@ -244,6 +244,7 @@ macro_rules! conformance_table {
                 House the_pid_file_holds_the_pid;
                 House readiness_is_notified;
                 House an_unknown_option_is_an_error;
+                House its_papers_pass_their_tools;
             }
             confinement {
                 House every_thread_is_without_privileges_and_filtered;
