@@ -24,12 +24,13 @@ enum Outcome {
 
 type Step = fn() -> Result<Outcome>;
 
-const STEPS: [(&str, Step); 6] = [
+const STEPS: [(&str, Step); 7] = [
     ("fmt", fmt),
     ("clippy", clippy),
     ("doc", doc),
     ("deny", deny),
     ("advisories", advisories),
+    ("package", package),
     ("tidy", tidy),
 ];
 
@@ -102,6 +103,22 @@ fn advisories() -> Result<Outcome> {
         )));
     }
     util::run(cargo_deny()?.args(["check", "--hide-inclusion-graph", "--disable-fetch", "advisories"]))?;
+    Ok(Outcome::Passed)
+}
+
+/// What is published can be packed: each dependency has a version, each file that a manifest names is there.
+fn package() -> Result<Outcome> {
+    let mut command = util::cargo(&[
+        "package",
+        "--workspace",
+        "--no-verify",
+        "--allow-dirty",
+        "--quiet",
+    ])?;
+    for private in ["xtask", "vu-bench", "vu-e2e", "vu-guest"] {
+        command.args(["--exclude", private]);
+    }
+    util::run(&mut command)?;
     Ok(Outcome::Passed)
 }
 

@@ -71,10 +71,10 @@ where
         }
         .into());
     }
-    // Whoever can connect finds the process id there.
+    // Whoever can connect finds the process id there, and somebody to ask.
     let _pid_file = common.pid_file.as_deref().map(PidFile::create).transpose()?;
-    endpoints.extend(socket::listeners(common)?);
     let control = Control::listen(common)?;
+    endpoints.extend(socket::listeners(common)?);
     notify::prepare();
     common.needs().declare();
     sandbox::confine(common.sandbox)?;

@@ -37,24 +37,8 @@ pub(super) fn sysusers(name: &str) -> String {
     format!("u {name} - \"{name}\"\n")
 }
 
-/// The service unit, a template. Nothing of it stands in the way of the daemon's own confinement, which goes further.
-pub(super) fn service(name: &str, about: &About) -> String {
-    let short = short(name);
-    let mut text = format!(
-        "[Unit]
-Description={name} for %i
-Documentation=man:{name}(1)
-
-[Service]
-Type=notify
-ExecStart=/usr/bin/{name} --fd 3 $OPTIONS
-ExecReload=kill -HUP $MAINPID
-Environment=\"OPTIONS={example}\"
-EnvironmentFile=-/etc/vhost-device/{short}-%i.conf
-User={name}
-Restart=on-failure
-LimitNOFILE=65536
-UMask=0077
+/// What no device needs.
+const HARDENING: &str = "\
 CapabilityBoundingSet=
 LockPersonality=yes
 MemoryDenyWriteExecute=yes
@@ -79,9 +63,30 @@ SystemCallArchitectures=native
 SystemCallFilter=@system-service @mount unshare seccomp
 SystemCallFilter=landlock_create_ruleset landlock_add_rule landlock_restrict_self
 SystemCallErrorNumber=EPERM
+";
+
+/// The service unit, a template. Nothing of it stands in the way of the daemon's own confinement, which goes further.
+pub(super) fn service(name: &str, about: &About) -> String {
+    let short = short(name);
+    let mut text = format!(
+        "[Unit]
+Description={name} for %i
+Documentation=man:{name}(1)
+
+[Service]
+Type=notify
+ExecStart=/usr/bin/{name} --fd 3 $OPTIONS
+ExecReload=kill -HUP $MAINPID
+Environment=\"OPTIONS={example}\"
+EnvironmentFile=-/etc/vhost-device/{short}-%i.conf
+User={name}
+Restart=on-failure
+LimitNOFILE=65536
+UMask=0077
 ",
         example = about.example
     );
+    text.push_str(HARDENING);
     let _ = writeln!(
         text,
         "RestrictAddressFamilies={}",
