@@ -81,6 +81,7 @@ Environment=\"OPTIONS={example}\"
 EnvironmentFile=-/etc/vhost-device/{short}-%i.conf
 User={name}
 Restart=on-failure
+LimitMEMLOCK=infinity
 LimitNOFILE=65536
 UMask=0077
 ",

@@ -14,7 +14,8 @@ pub(super) fn no_new() -> io::Result<()> {
     Ok(set_no_new_privs(true)?)
 }
 
-/// No memory of a guest in a core dump, and as many descriptors as we may have.
+/// No memory of a guest in a core dump, and as many descriptors as we may have. The rings of `io_uring` are locked memory, which
+/// is not limited for a privileged process: it is not to be so once it has no privilege any more.
 pub(super) fn limit() -> io::Result<()> {
     let none = Rlimit {
         current: Some(0),
@@ -26,7 +27,17 @@ pub(super) fn limit() -> io::Result<()> {
         current: files.maximum,
         ..files
     };
-    Ok(setrlimit(Resource::Nofile, most)?)
+    setrlimit(Resource::Nofile, most)?;
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    let locked = getrlimit(Resource::Memlock).maximum;
+    let own = Rlimit {
+        current: locked,
+        maximum: locked,
+    };
+    Ok(setrlimit(Resource::Memlock, unlimited).or_else(|_| setrlimit(Resource::Memlock, own))?)
 }
 
 /// Gives up every capability for good.

@@ -265,7 +265,17 @@ impl Disk for RawDisk {
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
         let (raw, pool) = (self.raw.clone(), self.pool.clone());
         Ok(match self.engine {
-            Kind::IoUring => Box::new(Uring::new(raw, pool, depth)?),
+            Kind::IoUring => match Uring::new(raw, pool.clone(), depth) {
+                Ok(engine) => Box::new(engine),
+                // A user may lock so much memory and no more, for all rings of all processes.
+                Err(error) => {
+                    log::warn!(
+                        "{}: no further io_uring, going on with threads: {error}",
+                        self.raw.path.display()
+                    );
+                    Box::new(Threads::new(pool, depth)?)
+                }
+            },
             Kind::Inline => Box::new(Inline::new(raw, depth)),
             Kind::Threads => Box::new(Threads::new(pool, depth)?),
         })
