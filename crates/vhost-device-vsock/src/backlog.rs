@@ -40,6 +40,12 @@ impl Backlog {
         self.ends.push_back(End { len, eor });
     }
 
+    /// Forgets the message that is open.
+    pub(crate) fn forget_open(&mut self) {
+        let open = std::mem::take(&mut self.open);
+        self.bytes.truncate(self.bytes.len().saturating_sub(open));
+    }
+
     /// Messages that wait, each of which takes memory even when it has no bytes.
     pub(crate) fn messages(&self) -> usize {
         self.ends.len()
@@ -162,6 +168,8 @@ mod tests {
         backlog.push(b"c");
         backlog.end_message(false);
         backlog.end_message(true);
+        backlog.push(b"x");
+        backlog.forget_open();
         backlog.push(b"d");
         assert_eq!(backlog.drain_messages(&mut take).unwrap(), 3);
         backlog.end_message(false);

@@ -191,8 +191,7 @@ impl Connection {
         match (packet.op, self.state) {
             // A guest does not wait for ever until the host has taken all.
             (Op::Rst, State::Established) if self.guest.send && !self.backlog.is_empty() => {
-                self.state = State::Left;
-                self.guest.receive = true;
+                self.leave();
                 return self.settle();
             }
             (Op::Rst, _) => return Err(End::Silent),
@@ -218,6 +217,25 @@ impl Connection {
             (Op::CreditUpdate | Op::Rw { .. }, _) => {}
         }
         Ok(())
+    }
+
+    /// The guest has gone, and sends and takes no more. A message that it has not ended is none.
+    fn leave(&mut self) {
+        self.state = State::Left;
+        self.guest = Ends {
+            receive: true,
+            send: true,
+        };
+        if self.kind == Kind::Seqpacket {
+            self.backlog.forget_open();
+        }
+    }
+
+    /// What is left of it without its guest: `None` if nobody waits for anything.
+    pub(crate) fn bequeathed(mut self) -> Option<Self> {
+        let stands = matches!(self.state, State::Established | State::Left);
+        self.leave();
+        (stands && self.settle().is_ok()).then_some(self)
     }
 
     /// The guest told its room.

@@ -26,7 +26,7 @@ use vu_common::{About, Device, Migration, Spec, Start};
 use crate::backend::Host;
 use crate::network::Network;
 use crate::spec::{CONFIG_LEN, VIRTIO_ID_VSOCK, feature};
-use crate::worker::{Bounds, Setup, VsockWorker};
+use crate::worker::{Bounds, Legacy, Setup, VsockWorker};
 
 /// Longest time to poll: the host's answer to the guest, or the guest's to the host, often comes sooner.
 const POLL: Duration = Duration::from_micros(50);
@@ -38,18 +38,21 @@ pub const ABOUT: About = About {
     ..About::new("vsock")
 };
 
-/// Where the host's side of a device is while no worker has it.
+/// What outlives a worker: the host's side of a device while no worker has it, and what guests left.
 #[derive(Clone)]
-pub(crate) struct Home(Arc<Mutex<Option<Box<dyn Host>>>>);
+pub(crate) struct Home {
+    host: Arc<Mutex<Option<Box<dyn Host>>>>,
+    pub(crate) legacy: Legacy,
+}
 
 impl Home {
     pub(crate) fn take(&self) -> io::Result<Box<dyn Host>> {
-        let host = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let host = self.host.lock().unwrap_or_else(PoisonError::into_inner).take();
         host.ok_or_else(|| io::Error::other("another guest has the sockets"))
     }
 
     pub(crate) fn give_back(&self, host: Box<dyn Host>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(host);
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = Some(host);
     }
 }
 
@@ -76,7 +79,10 @@ impl Vsock {
             cid,
             groups,
             bounds,
-            home: Home(Arc::new(Mutex::new(Some(host)))),
+            home: Home {
+                host: Arc::new(Mutex::new(Some(host))),
+                legacy: Legacy::default(),
+            },
             network: network.clone(),
         }
     }

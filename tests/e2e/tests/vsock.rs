@@ -329,9 +329,9 @@ fn siblings_speak_to_each_other() -> Result<()> {
     }
     let [called, heard] = siblings(
         ["x+y", "y"],
-        ["vsock,do=send,cid=4,bytes=5000000", "vsock,do=echo,count=1"],
+        ["vsock,do=send,cid=4,bytes=20000000", "vsock,do=echo,count=1"],
     )?;
-    ensure!(called?["bytes"] == 5_000_000 && heard?["bytes"] == 5_000_000);
+    ensure!(called?["bytes"] == 20_000_000 && heard?["bytes"] == 20_000_000);
     let [called, heard] = siblings(
         ["y", "y"],
         [

@@ -7,10 +7,12 @@
 //! | `tx.rs` | takes the packets of the guest |
 //! | `rx.rs` | gives packets to the guest |
 //! | `arrivals.rs` | lets the host and siblings connect |
+//! | `legacy.rs` | passes on what is left when the guest has gone |
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 mod arrivals;
+mod legacy;
 mod rx;
 mod table;
 mod tx;
@@ -30,6 +32,7 @@ use crate::network::{Membership, Network};
 use crate::request::{Flow, Kind, Op, Reset};
 use crate::spec::{EVENT, feature};
 use arrivals::Arrivals;
+pub(crate) use legacy::Legacy;
 use rx::Outbox;
 pub use table::Bounds;
 use table::Table;
@@ -307,8 +310,9 @@ impl VsockWorker {
 }
 
 impl Drop for VsockWorker {
-    /// The host's side is for the next guest.
+    /// The host's side is for the next guest, and what the last one sent for whom it sent it to.
     fn drop(&mut self) {
+        self.home.legacy.pass_on(self.table.clear());
         if let Some(host) = self.host.take() {
             self.home.give_back(host);
         }

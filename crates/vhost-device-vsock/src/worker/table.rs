@@ -92,6 +92,16 @@ impl Table {
         }
     }
 
+    /// Takes all connections out.
+    pub(super) fn clear(&mut self) -> Vec<Connection> {
+        self.by_flow.clear();
+        self.reserved = 0;
+        self.connections
+            .drain()
+            .map(|(_, connection)| connection)
+            .collect()
+    }
+
     pub(super) fn remove(&mut self, id: u64) -> Option<Connection> {
         let connection = self.connections.remove(&id)?;
         self.free_flow(id, &connection.flow);

@@ -186,6 +186,26 @@ fn a_guest_that_does_not_wait_for_its_end_loses_nothing() {
 }
 
 #[test]
+fn what_a_guest_sent_arrives_after_it_has_gone() {
+    let mut rig = Rig::with(&["--buffer-size", "1048576"]);
+    let (_, mut stream) = rig.connect(80);
+    // More than the kernel keeps for a process that does not read.
+    let bytes: Vec<u8> = (0..900_000_u32).map(|at| (at >> 5) as u8).collect();
+    for part in bytes.chunks(PAYLOAD) {
+        rig.send(Header::new(op::RW, PORT, 80).with(part));
+    }
+    let Rig {
+        guest, daemon, dir, ..
+    } = rig;
+    drop(guest);
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    assert_eq!(got.len(), bytes.len());
+    assert_eq!(got, bytes);
+    drop((daemon, dir));
+}
+
+#[test]
 fn a_process_that_goes_is_a_shutdown_of_both_directions() {
     let mut rig = Rig::new();
     let (_, mut stream) = rig.connect(80);
