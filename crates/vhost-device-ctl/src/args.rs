@@ -60,6 +60,10 @@ enum Command {
     },
     /// End as by SIGTERM
     Quit,
+    /// What the daemon can be told; what none of the above is, is passed on: as `resize size=20G`
+    Commands,
+    #[command(external_subcommand)]
+    Own(Vec<String>),
 }
 
 /// Carries the command out.
@@ -83,7 +87,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             client::ask(&args.socket, &request).map(drop)
         }
         Command::Quit => ask("quit").map(drop),
+        Command::Commands => print(&text::commands(&ask("commands")?)),
+        Command::Own(words) => print(&text::answer(&client::ask(&args.socket, &own(words)?)?)),
     }
+}
+
+/// The request of a device's own command, from its name and words `key=value`. A value is a number, true or false if it looks
+/// like that, else text.
+fn own(words: &[String]) -> Result<Value> {
+    let Some((name, words)) = words.split_first() else {
+        bail!("no command");
+    };
+    let mut request = serde_json::Map::new();
+    for word in words {
+        let Some((key, value)) = word.split_once('=') else {
+            bail!("{word}: not of the form key=value");
+        };
+        let value = match serde_json::from_str(value) {
+            Ok(value @ (Value::Number(_) | Value::Bool(_))) => value,
+            _ => value.into(),
+        };
+        request.insert(key.into(), value);
+    }
+    request.insert("command".into(), name.as_str().into());
+    Ok(request.into())
 }
 
 fn watch(socket: &Path, seconds: u64, count: Option<u64>) -> Result<()> {
@@ -110,7 +137,7 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         // Whoever reads us has enough, as `head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -122,9 +149,23 @@ fn print(text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use serde_json::json;
+
+    use super::{Args, own};
 
     #[test]
     fn the_option_table_is_consistent() {
-        super::Args::command().debug_assert();
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn words_become_a_request() {
+        let request = |words: &[&str]| own(&words.iter().map(|word| word.to_string()).collect::<Vec<_>>());
+        assert_eq!(
+            request(&["set-line", "line=3", "value=true", "name=[1]", "text=a=b"]).unwrap(),
+            json!({"command": "set-line", "line": 3, "value": true, "name": "[1]", "text": "a=b"})
+        );
+        let error = request(&["resize", "20G"]).unwrap_err().to_string();
+        assert_eq!(error, "20G: not of the form key=value");
     }
 }

@@ -7,10 +7,12 @@
 //! | `client.rs` | how a daemon is asked |
 //! | `text.rs` | what people read |
 //! | `prometheus.rs` | what Prometheus reads |
+//! | `generate.rs` | the manual page and the completions |
 #![forbid(unsafe_code)]
 
 mod args;
 mod client;
+mod generate;
 mod prometheus;
 mod text;
 
@@ -21,7 +23,11 @@ use clap::Parser;
 use crate::args::Args;
 
 fn main() -> ExitCode {
-    match args::run(&Args::parse()) {
+    let result = match generate::asked() {
+        Some(paper) => generate::paper(&paper).and_then(|paper| args::print(&paper)),
+        None => args::run(&Args::parse()),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

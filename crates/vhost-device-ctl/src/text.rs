@@ -96,6 +96,42 @@ fn table(
     text
 }
 
+/// The reply to `commands`.
+pub(crate) fn commands(commands: &Value) -> String {
+    let mut text = String::new();
+    for command in items(commands) {
+        let word = |key: &str| command[key].as_str().unwrap_or_default();
+        let usage = format!("{} {}", word("name"), word("arguments"));
+        let _ = writeln!(text, "{:40} {}", usage.trim_end(), word("help"));
+    }
+    text
+}
+
+/// The reply to a device's own command: a line for each element of an array, and nothing for null.
+pub(crate) fn answer(answer: &Value) -> String {
+    match answer {
+        Value::Null => String::new(),
+        Value::Array(elements) => elements.iter().map(line).collect(),
+        other => line(other),
+    }
+}
+
+/// The fields of an object side by side.
+fn line(value: &Value) -> String {
+    let word = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match value {
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| format!("{key}={}", word(value));
+            let fields: Vec<_> = fields.iter().map(field).collect();
+            fields.join(" ") + "\n"
+        }
+        other => word(other) + "\n",
+    }
+}
+
 /// One counter of a reply to `stats`.
 pub(crate) fn count(stats: &Value, socket: usize, queue: usize, counter: &str) -> u64 {
     stats["devices"][socket]["queues"][queue][counter]
@@ -112,7 +148,7 @@ pub(crate) fn items(value: &Value) -> impl Iterator<Item = &Value> {
 mod tests {
     use serde_json::json;
 
-    use super::{rates, stats, status};
+    use super::{answer, commands, rates, stats, status};
 
     #[test]
     fn a_row_for_each_virtqueue() {
@@ -127,6 +163,18 @@ mod tests {
             .map(|line| line.split_whitespace().collect())
             .collect();
         assert_eq!(rows[1..], [["0", "0", "7", "5", "1"], ["0", "1", "2", "0", "0"]]);
+    }
+
+    #[test]
+    fn answers_and_commands_are_lines() {
+        assert_eq!(answer(&json!(null)), "");
+        assert_eq!(answer(&json!("a b")), "a b\n");
+        assert_eq!(
+            answer(&json!([{"line": 1, "name": "LED"}, 7])),
+            "line=1 name=LED\n7\n"
+        );
+        let text = commands(&json!([{"name": "quit", "arguments": "", "help": "End"}]));
+        assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["quit", "End"]);
     }
 
     #[test]
