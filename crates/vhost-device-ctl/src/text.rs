@@ -6,7 +6,16 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 /// The counters of a virtqueue, in the order of the columns.
-pub(crate) const COUNTERS: [&str; 3] = ["requests", "interrupts", "bad_chains"];
+pub(crate) const COUNTERS: [&str; 6] = [
+    "requests",
+    "kicks",
+    "interrupts",
+    "bytes_read",
+    "bytes_written",
+    "bad_chains",
+];
+/// Parts of the requests whose latency is told.
+const PERCENTILES: [u64; 2] = [50, 99];
 
 /// The reply to `status`.
 pub(crate) fn status(status: &Value) -> String {
@@ -54,41 +63,88 @@ fn front_end(device: &Value) -> String {
 
 /// The reply to `stats`.
 pub(crate) fn stats(stats: &Value) -> String {
-    table(COUNTERS.map(str::to_owned), stats, |socket, queue| {
-        COUNTERS.map(|counter| Some(count(stats, socket, queue, counter)))
-    })
+    let names = COUNTERS.into_iter().chain(["in_flight"]).map(str::to_owned);
+    table(
+        names.collect(),
+        stats,
+        |socket, queue| {
+            let counters = COUNTERS.into_iter().chain(["in_flight"]);
+            let counts = counters.map(|counter| count(stats, socket, queue, counter).to_string());
+            counts.collect()
+        },
+        |socket, queue| latencies(stats, socket, queue),
+    )
 }
 
 /// What happened in the seconds between two of them, per second.
 pub(crate) fn rates(before: &Value, now: &Value, seconds: u64) -> String {
+    let names = COUNTERS.map(|counter| format!("{counter}/s"));
     table(
-        COUNTERS.map(|counter| format!("{counter}/s")),
+        names.into(),
         now,
         |socket, queue| {
-            COUNTERS.map(|counter| {
-                let more =
-                    count(now, socket, queue, counter).saturating_sub(count(before, socket, queue, counter));
-                more.checked_div(seconds)
-            })
+            let more = |counter| {
+                let before = count(before, socket, queue, counter);
+                count(now, socket, queue, counter).saturating_sub(before)
+            };
+            let rate = |counter| more(counter).checked_div(seconds).unwrap_or(0).to_string();
+            COUNTERS.into_iter().map(rate).collect()
+        },
+        |socket, queue| {
+            let before = latencies(before, socket, queue);
+            let mut now = latencies(now, socket, queue);
+            for (now, before) in now.iter_mut().zip(before) {
+                now.1 = now.1.saturating_sub(before.1);
+            }
+            now
         },
     )
 }
 
+/// The timed requests of a virtqueue: pairs of an upper bound in microseconds, if there is one, and how many there are between the
+/// bound before and this one.
+pub(crate) fn latencies(stats: &Value, socket: usize, queue: usize) -> Vec<(Option<u64>, u64)> {
+    let buckets = items(&stats["devices"][socket]["queues"][queue]["latency"]);
+    buckets
+        .map(|bucket| (bucket[0].as_u64(), bucket[1].as_u64().unwrap_or(0)))
+        .collect()
+}
+
+/// The bound below which `percent` of them stay.
+fn percentile(latencies: &[(Option<u64>, u64)], percent: u64) -> String {
+    let all: u64 = latencies.iter().map(|(_, count)| count).sum();
+    let wanted = all.saturating_mul(percent).div_ceil(100);
+    let mut sum = 0;
+    for (bound, count) in latencies {
+        sum += count;
+        if sum >= wanted && wanted > 0 {
+            return bound.map_or_else(|| "more".into(), |bound| format!("<{bound}"));
+        }
+    }
+    "-".into()
+}
+
 fn table(
-    columns: [String; COUNTERS.len()],
+    columns: Vec<String>,
     stats: &Value,
-    row: impl Fn(usize, usize) -> [Option<u64>; COUNTERS.len()],
+    row: impl Fn(usize, usize) -> Vec<String>,
+    latencies: impl Fn(usize, usize) -> Vec<(Option<u64>, u64)>,
 ) -> String {
     let mut text = format!("{:>6} {:>5}", "socket", "queue");
-    for column in columns {
-        let _ = write!(text, " {column:>14}");
+    for column in columns
+        .into_iter()
+        .chain(PERCENTILES.map(|percent| format!("p{percent} us")))
+    {
+        let _ = write!(text, " {column:>15}");
     }
     text.push('\n');
     for (socket, device) in items(&stats["devices"]).enumerate() {
         for queue in 0..items(&device["queues"]).count() {
             let _ = write!(text, "{socket:>6} {queue:>5}");
-            for number in row(socket, queue) {
-                let _ = write!(text, " {:>14}", number.unwrap_or(0));
+            let latencies = latencies(socket, queue);
+            let latencies = PERCENTILES.map(|percent| percentile(&latencies, percent));
+            for cell in row(socket, queue).into_iter().chain(latencies) {
+                let _ = write!(text, " {cell:>15}");
             }
             text.push('\n');
         }
@@ -150,19 +206,26 @@ mod tests {
 
     use super::{answer, commands, rates, stats, status};
 
+    fn rows(text: &str) -> Vec<Vec<&str>> {
+        let rows = text.lines().skip(1);
+        rows.map(|line| line.split_whitespace().collect()).collect()
+    }
+
     #[test]
     fn a_row_for_each_virtqueue() {
         let value = json!({"devices": [
-            {"queues": [{"requests": 7, "interrupts": 5, "bad_chains": 1}, {"requests": 2}]},
+            {"queues": [{"requests": 7, "kicks": 3, "interrupts": 5, "bytes_read": 8, "bytes_written": 9, "bad_chains": 1,
+                "in_flight": 2, "latency": [[1, 0], [2, 98], [4, 1], [null, 1]]}, {"requests": 2}]},
             null,
             {"queues": "busy"},
         ]});
-        let text = stats(&value);
-        let rows: Vec<Vec<&str>> = text
-            .lines()
-            .map(|line| line.split_whitespace().collect())
-            .collect();
-        assert_eq!(rows[1..], [["0", "0", "7", "5", "1"], ["0", "1", "2", "0", "0"]]);
+        assert_eq!(
+            rows(&stats(&value)),
+            [
+                ["0", "0", "7", "3", "5", "8", "9", "1", "2", "<2", "<4"],
+                ["0", "1", "2", "0", "0", "0", "0", "0", "0", "-", "-"]
+            ]
+        );
     }
 
     #[test]
@@ -179,10 +242,14 @@ mod tests {
 
     #[test]
     fn rates_are_per_second_and_never_negative() {
-        let at = |requests| json!({"devices": [{"queues": [{"requests": requests}]}]});
-        let row = |before, now| rates(&at(before), &at(now), 2).lines().nth(1).unwrap().to_owned();
-        assert_eq!(row(10, 30).split_whitespace().nth(2), Some("10"));
-        assert_eq!(row(30, 10).split_whitespace().nth(2), Some("0"));
+        let at = |requests, slow| json!({"devices": [{"queues": [{"requests": requests, "latency": [[1, 5], [null, slow]]}]}]});
+        let text = rates(&at(10, 0), &at(30, 1), 2);
+        assert_eq!(
+            rows(&text)[0][2..],
+            ["10", "0", "0", "0", "0", "0", "more", "more"]
+        );
+        let text = rates(&at(30, 0), &at(10, 0), 2);
+        assert_eq!(rows(&text)[0][2..], ["0", "0", "0", "0", "0", "0", "-", "-"]);
     }
 
     #[test]

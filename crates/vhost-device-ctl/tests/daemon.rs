@@ -61,7 +61,7 @@ fn a_table_of_rates_takes_two_looks() {
     let row = text(&output.stdout).lines().nth(1).unwrap();
     assert_eq!(
         row.split_whitespace().collect::<Vec<_>>(),
-        ["0", "0", "2", "0", "0"]
+        ["0", "0", "2", "0", "0", "0", "0", "0", "-", "-"]
     );
 }
 

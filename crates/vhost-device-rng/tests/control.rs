@@ -92,9 +92,21 @@ fn status_and_stats_follow_a_guest() {
     assert_eq!(device["front_end"]["queues"][0]["running"], true);
     let before = rig.result("stats")["devices"][0]["queues"][0].clone();
     assert_eq!(
-        (&before["requests"], &before["bad_chains"]),
-        (&json!(3), &json!(0))
+        (&before["requests"], &before["bad_chains"], &before["in_flight"]),
+        (&json!(3), &json!(0), &json!(0))
     );
+    assert_eq!(
+        (&before["bytes_read"], &before["bytes_written"]),
+        (&json!(0), &json!(3 * 64))
+    );
+    let kicks = before["kicks"].as_u64().unwrap();
+    assert!((1..=3).contains(&kicks), "{before}");
+    let timed = before["latency"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|bucket| bucket[1].as_u64().unwrap());
+    assert_eq!(timed.sum::<u64>(), 3);
 
     // What one guest did is not forgotten with the next.
     drop(guest);

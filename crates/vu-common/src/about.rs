@@ -1,6 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! [`About`]: what is known of a daemon before its options are.
 
+/// A command at the control socket (`--control-socket`), for who asks what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Its name: `set-line`.
+    pub name: &'static str,
+    /// Its arguments, as `vhost-device-ctl` takes them: `line=N value=0|1`.
+    pub arguments: &'static str,
+    /// What it does, in one line.
+    pub help: &'static str,
+}
+
 /// What a manager asks for with `--print-capabilities`, and what packages are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct About {
@@ -14,6 +25,8 @@ pub struct About {
     pub host_devices: &'static [&'static str],
     /// Address families that some option needs beside `AF_UNIX`: `AF_INET`.
     pub address_families: &'static [&'static str],
+    /// What the device can be told at the control socket beyond what every daemon can.
+    pub commands: &'static [Command],
     /// The device's own options for a first try that needs no hardware: `--chip sim:8`.
     pub example: &'static str,
 }
@@ -26,6 +39,7 @@ impl About {
             features: &[],
             host_devices: &[],
             address_families: &[],
+            commands: &[],
             example: "",
         }
     }

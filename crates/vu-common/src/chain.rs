@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::cursor::{Reader, Writer};
 use crate::flow::{Head, Run};
@@ -44,6 +45,38 @@ pub(crate) enum ChainFault {
     Nested,
     #[error("an indirect descriptor, which was not negotiated")]
     IndirectRefused,
+}
+
+impl ChainFault {
+    /// Names of the classes, which are counted.
+    pub(crate) const CLASSES: [&str; 10] = [
+        "index",
+        "loop",
+        "unmapped",
+        "empty",
+        "order",
+        "too_long",
+        "indirect_length",
+        "indirect_next",
+        "nested",
+        "indirect_refused",
+    ];
+
+    /// Its place in [`Self::CLASSES`].
+    pub(crate) fn class(self) -> usize {
+        match self {
+            Self::Index(_) => 0,
+            Self::Loop => 1,
+            Self::Unmapped(..) => 2,
+            Self::Empty(_) => 3,
+            Self::Order => 4,
+            Self::TooLong => 5,
+            Self::IndirectLength(_) => 6,
+            Self::IndirectNext => 7,
+            Self::Nested => 8,
+            Self::IndirectRefused => 9,
+        }
+    }
 }
 
 /// A descriptor as it was when it was read (virtio 1.3, 2.7.5).
@@ -222,6 +255,7 @@ impl<'a> Walk<'a> {
             },
             readable_len: self.readable_len,
             writable_len: self.writable_len,
+            popped: None,
         }
     }
 }
@@ -231,6 +265,8 @@ pub(crate) struct Parts {
     pub(crate) buffers: Buffers,
     pub(crate) readable_len: u32,
     pub(crate) writable_len: u32,
+    /// When, if it is timed.
+    pub(crate) popped: Option<Instant>,
 }
 
 /// An answered chain on its way to the used ring.
@@ -239,6 +275,7 @@ pub(crate) struct Done {
     pub(crate) head: Head,
     pub(crate) written: u32,
     pub(crate) buffers: Buffers,
+    pub(crate) popped: Option<Instant>,
 }
 
 /// One request: a popped descriptor chain, checked, and owned until it is completed.
@@ -358,6 +395,7 @@ impl Chain {
             head: self.head,
             written: written.min(self.parts.writable_len),
             buffers: std::mem::take(&mut self.parts.buffers),
+            popped: self.parts.popped,
         })
     }
 }

@@ -34,7 +34,7 @@ where
     } else if let Some(kind) = generate::asked() {
         generate::paper(&kind, A::command(), about).and_then(|paper| print(paper.trim_end()))
     } else {
-        run(&A::parse(), open)
+        run(about, &A::parse(), open)
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -49,7 +49,7 @@ fn print(text: &str) -> anyhow::Result<()> {
     writeln!(io::stdout(), "{text}").context("standard output")
 }
 
-fn run<A, D>(args: &A, open: impl FnOnce(&A) -> anyhow::Result<Vec<D>>) -> anyhow::Result<()>
+fn run<A, D>(about: &About, args: &A, open: impl FnOnce(&A) -> anyhow::Result<Vec<D>>) -> anyhow::Result<()>
 where
     A: AsRef<CommonArgs>,
     D: Device,
@@ -73,7 +73,7 @@ where
     }
     // Whoever can connect finds the process id there, and somebody to ask.
     let _pid_file = common.pid_file.as_deref().map(PidFile::create).transpose()?;
-    let control = Control::listen(common)?;
+    let control = Control::listen(common, about.commands)?;
     endpoints.extend(socket::listeners(common)?);
     notify::prepare();
     common.needs().declare();

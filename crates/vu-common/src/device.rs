@@ -123,6 +123,17 @@ pub trait Device: Send + Sync + 'static {
     /// whether or not a front end is connected, while the workers go on; it may block shortly.
     fn hang_up(&self) {}
 
+    /// Carries out one of the device's own commands ([`About::commands`](crate::About::commands)) for somebody at the control
+    /// socket, with the fields of the request, of which none has been checked. Called on a thread of its own, whether or not a
+    /// front end is connected, while the workers go on; it may block shortly. The result is null, or what is to be shown: an
+    /// object, or an array of them, of which each becomes a line.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or what the host refused, for people.
+    fn command(&self, name: &str, _request: &serde_json::Value) -> anyhow::Result<serde_json::Value> {
+        anyhow::bail!("{name}: not a command of this device")
+    }
+
     /// The state beside the rings, for live migration; all virtqueues are stopped.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! comes in between two turns, and before the next one however busy the worker is.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub(crate) struct Group {
     left: Condvar,
     /// A turn ended while a virtqueue stops.
     turned: Condvar,
+    /// By slot: counted between turns, without the lock.
+    kicks: Vec<AtomicU64>,
     remote: Mutex<Vec<Done>>,
     has_remote: AtomicBool,
     waker: Waker,
@@ -55,6 +57,7 @@ impl Group {
         log: Arc<DirtyLog>,
     ) -> io::Result<Self> {
         let mine = (thread..queues).step_by(threads.max(1));
+        let kicks = mine.clone().map(|_| AtomicU64::new(0)).collect();
         let states = mine
             .map(|index| State::new(index, max_size))
             .collect::<Result<_, _>>();
@@ -71,6 +74,7 @@ impl Group {
             visitors: AtomicUsize::new(0),
             left: Condvar::new(),
             turned: Condvar::new(),
+            kicks,
             remote: Mutex::default(),
             has_remote: AtomicBool::new(false),
             waker: Waker::new()?,
@@ -89,6 +93,19 @@ impl Group {
     pub(crate) fn slot(&self, index: usize) -> Option<usize> {
         let mine = index.checked_rem(self.threads) == Some(self.thread);
         mine.then(|| index.checked_div(self.threads))?
+    }
+
+    /// The driver has kicked virtqueue `index`.
+    pub(crate) fn kicked(&self, index: usize) {
+        if let Some(kicks) = self.slot(index).and_then(|slot| self.kicks.get(slot)) {
+            kicks.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often the driver has kicked virtqueue `index`.
+    pub(crate) fn kicks(&self, index: usize) -> u64 {
+        let kicks = self.slot(index).and_then(|slot| self.kicks.get(slot));
+        kicks.map_or(0, |kicks| kicks.load(Ordering::Relaxed))
     }
 
     /// The lock, for a turn of the worker: once no visit is under way or waits.

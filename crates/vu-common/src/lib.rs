@@ -30,6 +30,7 @@ mod args;
 mod chain;
 mod connection;
 mod control;
+mod counters;
 mod cursor;
 mod cx;
 mod daemon;
@@ -65,7 +66,7 @@ pub mod thread;
 mod turn;
 mod worker;
 
-pub use about::About;
+pub use about::{About, Command};
 pub use args::CommonArgs;
 pub use chain::Chain;
 pub use cursor::{Reader, Writer};

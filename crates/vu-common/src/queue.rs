@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use vhost_user_backend::{VringMutex, VringT};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use crate::counters::Counters;
 use crate::flow::{Flow, Head, Run};
 use crate::group::Group;
 use crate::inflight::InflightQueue;
@@ -20,24 +21,6 @@ use crate::memory::Memory;
 use crate::ring::{Layout, Ring, RingFault};
 
 type Vring = VringMutex<GuestMemoryAtomic<GuestMemoryMmap>>;
-
-/// What one virtqueue has seen; for the log and for people.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) requests: u64,
-    pub(crate) bad_chains: u64,
-    pub(crate) interrupts: u64,
-}
-
-impl Counters {
-    pub(crate) fn plus(self, other: Self) -> Self {
-        Self {
-            requests: self.requests.wrapping_add(other.requests),
-            bad_chains: self.bad_chains.wrapping_add(other.bad_chains),
-            interrupts: self.interrupts.wrapping_add(other.interrupts),
-        }
-    }
-}
 
 /// One virtqueue, behind the lock of its group.
 pub(crate) struct State {
@@ -240,7 +223,14 @@ impl Queue {
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        self.visit(|s| s.counters)
+        let mut counters = self.visit(|s| s.counters);
+        counters.kicks = self.group.kicks(self.index);
+        counters
+    }
+
+    /// Chains that are with the device.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.visit(|s| s.flow.as_ref().map_or(0, Flow::held))
     }
 
     // Set-up.

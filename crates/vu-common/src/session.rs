@@ -250,7 +250,7 @@ impl<D: Device> Session<D> {
                 queue.index(),
                 c.requests,
                 c.interrupts,
-                c.bad_chains
+                c.bad_chains()
             );
         }
     }

@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::ptr;
 use std::sync::{Arc, MutexGuard};
+use std::time::Instant;
 
 use crate::chain::{Chain, ChainFault, Done, Walk};
 use crate::flow::Head;
@@ -84,9 +85,11 @@ impl<'a> Turn<'a> {
             let flow = state.flow()?;
             match Walk::run(flow.ring(), head.index, spare.pop().unwrap_or_default()) {
                 Ok(walk) => {
-                    let chain = Chain::new(flow.run().clone(), head, walk.finish());
-                    state.counters.requests = state.counters.requests.wrapping_add(1);
-                    return Some(chain);
+                    let (run, mut parts) = (flow.run().clone(), walk.finish());
+                    if state.counters.request(parts.readable_len) {
+                        parts.popped = Some(Instant::now());
+                    }
+                    return Some(Chain::new(run, head, parts));
                 }
                 Err((fault, slices)) => {
                     refuse(state, head.index, fault);
@@ -127,10 +130,11 @@ impl<'a> Turn<'a> {
             // Dropped, which is loud.
             return;
         };
+        let readable = chain.readable_len() as u32;
         let Some(done) = chain.into_done(0) else { return };
         if done.run.is_current() {
             state.give_back(done.head);
-            state.counters.requests = state.counters.requests.wrapping_sub(1);
+            state.counters.unrequest(readable);
         }
         self.recycle(done.buffers.slices);
     }
@@ -173,6 +177,11 @@ impl<'a> Turn<'a> {
                     log.mark(slice.guest_addr(), slice.len() as u64);
                 }
             }
+            let counters = &mut state.counters;
+            counters.bytes_written = counters.bytes_written.wrapping_add(done.written.into());
+            if let Some(popped) = done.popped {
+                counters.took(popped.elapsed());
+            }
             state.answer(done.head.index, done.written);
         }
         self.recycle(done.buffers.slices);
@@ -188,12 +197,12 @@ impl<'a> Turn<'a> {
 
 /// Answers a malformed chain: its head comes back with length 0, and the queue goes on.
 fn refuse(state: &mut State, head: u16, fault: ChainFault) {
-    state.counters.bad_chains = state.counters.bad_chains.wrapping_add(1);
+    state.counters.fault(fault);
     state.answer(head, 0);
     guest_warn!(
         "queue {}: bad descriptor chain at {head}: {fault} (the {}. so far)",
         state.index(),
-        state.counters.bad_chains
+        state.counters.bad_chains()
     );
 }
 

@@ -187,7 +187,9 @@ impl<'a, W: Worker> Loop<'a, W> {
             }
             self.turn(|worker, cx| worker.event(cx, Token::WAKER, Ready::default()));
         } else if event.data < FIRST_TOKEN {
-            mark(&mut self.ready, event.data as usize);
+            let q = event.data as usize;
+            self.shared.group.kicked(q);
+            mark(&mut self.ready, q);
         } else {
             self.watched_event(event);
         }

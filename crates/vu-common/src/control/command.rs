@@ -9,18 +9,57 @@ use serde_json::{Value, json};
 
 use super::Served;
 use super::server::Answers;
+use crate::about::Command;
+use crate::counters::Counters;
 use crate::device::Device;
-use crate::queue::Counters;
 use crate::session::Session;
 use crate::shutdown::Shutdown;
 use crate::{notify, sandbox};
 
 /// Version of requests and replies; what is added to them does not change it.
 const API: u32 = 1;
-/// All commands, for who asks for another.
-const KNOWN: &str = "quit, refresh, set-log-level, stats, status, version";
+/// What every daemon can be told.
+const COMMON: [Command; 7] = [
+    Command {
+        name: "commands",
+        arguments: "",
+        help: "List what the daemon can be told",
+    },
+    Command {
+        name: "quit",
+        arguments: "",
+        help: "End as by SIGTERM",
+    },
+    Command {
+        name: "refresh",
+        arguments: "",
+        help: "Look at the host's side again, as SIGHUP does",
+    },
+    Command {
+        name: "set-log-level",
+        arguments: "level=error|warn|info|debug|trace",
+        help: "Log what is at least this grave",
+    },
+    Command {
+        name: "stats",
+        arguments: "",
+        help: "What the daemon has done since it started",
+    },
+    Command {
+        name: "status",
+        arguments: "",
+        help: "What the daemon is, and who is connected to it",
+    },
+    Command {
+        name: "version",
+        arguments: "",
+        help: "The daemon's version, and that of requests and replies",
+    },
+];
 
 pub(super) struct Commands<D: Device> {
+    /// The device's own.
+    own: &'static [Command],
     served: Vec<Served<D>>,
     shutdown: Arc<Shutdown>,
     since: Instant,
@@ -37,8 +76,9 @@ impl<D: Device> Answers for Commands<D> {
 }
 
 impl<D: Device> Commands<D> {
-    pub(super) fn new(served: Vec<Served<D>>, shutdown: Arc<Shutdown>) -> Self {
+    pub(super) fn new(own: &'static [Command], served: Vec<Served<D>>, shutdown: Arc<Shutdown>) -> Self {
         Self {
+            own,
             served,
             shutdown,
             since: Instant::now(),
@@ -74,8 +114,43 @@ impl<D: Device> Commands<D> {
                 self.shutdown.ask();
                 Ok(Value::Null)
             }
-            Some(other) => Err(format!("{other}: no such command (known: {KNOWN})")),
+            Some("commands") => Ok(self.all().map(Self::listed).collect()),
+            Some(name) if self.own.iter().any(|own| own.name == name) => {
+                let result = self.meant(&request)?.command(name, &request);
+                result.map_err(|error| format!("{error:#}"))
+            }
+            Some(other) => {
+                let known: Vec<_> = self.all().map(|command| command.name).collect();
+                Err(format!("{other}: no such command (known: {})", known.join(", ")))
+            }
         }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'static Command> {
+        COMMON.iter().chain(self.own)
+    }
+
+    fn listed(command: &Command) -> Value {
+        json!({"name": command.name, "arguments": command.arguments, "help": command.help})
+    }
+
+    /// The device that a request is for.
+    fn meant(&self, request: &Value) -> Result<Arc<D>, String> {
+        let last = self.served.len().saturating_sub(1);
+        let socket = match &request["socket"] {
+            Value::Null if last == 0 => 0,
+            Value::Null => return Err(format!("no \"socket\" in the request (0 to {last})")),
+            number => number
+                .as_u64()
+                .and_then(|number| usize::try_from(number).ok())
+                .unwrap_or(usize::MAX),
+        };
+        let served = self.served.get(socket);
+        let served = served.ok_or_else(|| format!("{}: no such socket (0 to {last})", request["socket"]))?;
+        served
+            .device
+            .upgrade()
+            .ok_or_else(|| "the device is served no longer".into())
     }
 
     fn status(&self) -> Value {
@@ -123,25 +198,22 @@ impl<D: Device> Commands<D> {
     }
 
     fn stats(served: &Served<D>) -> Value {
-        let count = |q: usize, now: Counters| {
-            let all = served.slot.past(q).plus(now);
-            json!({
-                "requests": all.requests,
-                "bad_chains": all.bad_chains,
-                "interrupts": all.interrupts,
-            })
+        let count = |q: usize, now: Counters, in_flight: usize| {
+            let mut told = served.slot.past(q).plus(now).to_json();
+            told["in_flight"] = in_flight.into();
+            told
         };
         let tell = |session: &Session<D>| {
             let queues = session.queues.iter().enumerate();
             queues
-                .map(|(q, queue)| count(q, queue.counters()))
+                .map(|(q, queue)| count(q, queue.counters(), queue.in_flight()))
                 .collect::<Value>()
         };
         let queues = match in_session(served, tell) {
             Value::Null => {
                 let queues = served.device.upgrade().map_or(0, |device| device.spec().queues);
                 (0..queues.into())
-                    .map(|q| count(q, Counters::default()))
+                    .map(|q| count(q, Counters::default(), 0))
                     .collect()
             }
             queues => queues,

@@ -7,8 +7,11 @@
 //! {"command":"status"}
 //! {"api":1,"ok":true,"result":{"name":"rng","pid":4711,...}}
 //! {"command":"fly"}
-//! {"api":1,"ok":false,"error":"fly: no such command (known: quit, refresh, set-log-level, stats, status, version)"}
+//! {"api":1,"ok":false,"error":"fly: no such command (known: commands, quit, refresh, set-log-level, stats, status, version)"}
 //! ```
+//!
+//! A device's own commands stand beside these ([`About::commands`](crate::About::commands)). A daemon with several sockets has to be
+//! told which is meant, by `"socket":N` from 0 on.
 //!
 //! Whoever may connect may end the daemon, so the socket is for its owner only. The data path knows nothing of it: a question
 //! holds a device up for as long as it takes to copy its counters.
@@ -22,6 +25,7 @@ use std::sync::{Arc, Weak};
 
 use rustix::fs::Mode;
 
+use crate::about::Command;
 use crate::args::CommonArgs;
 use crate::device::Device;
 use crate::error::SetupError;
@@ -49,17 +53,18 @@ impl<D: Device> Clone for Served<D> {
 pub(crate) struct Control {
     listener: OwnedFd,
     entry: Entry,
+    own: &'static [Command],
 }
 
 impl Control {
-    /// Listens where the arguments say, if they do.
-    pub(crate) fn listen(args: &CommonArgs) -> Result<Option<Self>, SetupError> {
+    /// Listens where the arguments say, if they do; the device has commands of its `own`.
+    pub(crate) fn listen(args: &CommonArgs, own: &'static [Command]) -> Result<Option<Self>, SetupError> {
         let Some(path) = &args.control_socket else {
             return Ok(None);
         };
         let owner = Mode::RUSR | Mode::WUSR;
         let (listener, entry) = socket_path::bind(path, owner, None)?;
-        Ok(Some(Self { listener, entry }))
+        Ok(Some(Self { listener, entry, own }))
     }
 
     /// Serves on a thread of its own, until the process ends; the socket goes with what is returned.
@@ -68,7 +73,7 @@ impl Control {
         served: Vec<Served<D>>,
         shutdown: Arc<Shutdown>,
     ) -> Result<Entry, SetupError> {
-        let commands = command::Commands::new(served, shutdown);
+        let commands = command::Commands::new(self.own, served, shutdown);
         server::start(self.listener.into(), commands).map_err(|source| SetupError::System {
             what: "start a thread",
             source,

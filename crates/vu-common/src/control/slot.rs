@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use crate::counters::Counters;
 use crate::device::Device;
-use crate::queue::Counters;
 use crate::session::Session;
 
 /// See the module.
