@@ -20,6 +20,13 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("i2cget", "i2c-tools"),
     ("man", "man-db"),
     ("systemd-analyze", "systemd"),
+    ("virsh", "libvirt-clients"),
+    (
+        "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
+        "libvirt-daemon-driver-qemu",
+    ),
+    ("nix-instantiate", "nix-bin"),
+    ("/usr/lib/python3/dist-packages/yaml/__init__.py", "python3-yaml"),
 ];
 
 /// The arguments.

@@ -21,21 +21,27 @@ pub fn boot(lab: &Lab) -> Result<Boot> {
     }
 }
 
-/// Whether the test `name`, which needs a kernel that is built from source, is left out of this run. Says so on
-/// standard error and in the file that `VU_SKIP_LOG` names.
+/// Says that the test `name` cannot run: on standard error and in the file that `VU_SKIP_LOG` names.
 ///
 /// # Errors
 /// When that file cannot be written.
+pub fn skip(name: &str, reason: &str) -> Result<()> {
+    let line = format!("SKIP {name}: {reason}");
+    eprintln!("{line}");
+    if let Some(log) = std::env::var_os("VU_SKIP_LOG") {
+        let mut log = std::fs::File::options().create(true).append(true).open(log)?;
+        writeln!(log, "{line}")?;
+    }
+    Ok(())
+}
+
+/// Whether the test `name`, which needs a kernel that is built from source, is left out of this run; says so.
+///
+/// # Errors
+/// As [`skip`].
 pub fn skips(name: &str) -> Result<bool> {
     if is_quick() {
-        let line = format!("SKIP {name}: needs a kernel built from source, and this is a quick run");
-        eprintln!("{line}");
-        if let Some(log) = std::env::var_os("VU_SKIP_LOG") {
-            writeln!(
-                std::fs::File::options().create(true).append(true).open(log)?,
-                "{line}"
-            )?;
-        }
+        skip(name, "needs a kernel built from source, and this is a quick run")?;
     }
     Ok(is_quick())
 }
