@@ -23,10 +23,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
-use vu_common::{About, Chain, ConfigChange, Device, Migration, Refused, Spec, Start, guest_warn};
+use serde_json::Value;
+use vu_common::{
+    About, Chain, Command, CommandRequest, ConfigChange, Device, Migration, Refused, Spec, Start, guest_warn,
+};
 use vu_storage::{Disk, Op};
 use zerocopy::IntoBytes;
 
+use crate::args;
 use crate::bucket::{Limiter, Rate};
 use crate::config::{Cache, Config};
 use crate::request::{self, Bounds, Effect, Extent, Fault, Request, Segment};
@@ -46,6 +50,11 @@ pub const ABOUT: About = About {
         "block-virtblk",
     ],
     address_families: &["AF_INET", "AF_INET6"],
+    commands: &[Command {
+        name: "resize",
+        arguments: "size=BYTES|SIZE",
+        help: "Make a raw image larger while the guest runs: size=20G",
+    }],
     example: "--memory 64M",
     ..About::new("block")
 };
@@ -227,6 +236,20 @@ impl Device for Blk {
         } = shared.config;
         let sizes = usize::from(queues).saturating_mul(queue_size.into());
         BlkWorker::new(shared.clone(), start.features, sizes.clamp(1, MAX_DEPTH))
+    }
+
+    fn command(&self, name: &str, request: CommandRequest<'_>) -> anyhow::Result<Value> {
+        match name {
+            "resize" => {
+                let text = request.text("size")?;
+                let size = args::size(&text).map_err(|what| anyhow::anyhow!("{text}: {what}"))?;
+                self.0.disk.grow(size)?;
+                self.0.disk.refresh()?;
+                self.0.tell_capacity();
+                Ok(Value::Null)
+            }
+            other => anyhow::bail!("{other}: not a command of this device"),
+        }
     }
 
     fn hang_up(&self) {

@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// The request of a device's own command, from its name and words `key=value`. A value is a number, true or false if it looks
+/// The request of a device's own command, from its name and words `key=value`. A value is a whole number, true or false if it looks
 /// like that, else text.
 fn own(words: &[String]) -> Result<Value> {
     let Some((name, words)) = words.split_first() else {
@@ -104,7 +104,9 @@ fn own(words: &[String]) -> Result<Value> {
             bail!("{word}: not of the form key=value");
         };
         let value = match serde_json::from_str(value) {
-            Ok(value @ (Value::Number(_) | Value::Bool(_))) => value,
+            Ok(Value::Bool(flag)) => flag.into(),
+            // Not what only looks like one in the notation of physicists: 1e5 may be hexadecimal.
+            Ok(Value::Number(number)) if !number.is_f64() => number.into(),
             _ => value.into(),
         };
         request.insert(key.into(), value);
@@ -162,8 +164,16 @@ mod tests {
     fn words_become_a_request() {
         let request = |words: &[&str]| own(&words.iter().map(|word| word.to_string()).collect::<Vec<_>>());
         assert_eq!(
-            request(&["set-line", "line=3", "value=true", "name=[1]", "text=a=b"]).unwrap(),
-            json!({"command": "set-line", "line": 3, "value": true, "name": "[1]", "text": "a=b"})
+            request(&[
+                "set-line",
+                "line=3",
+                "value=true",
+                "name=[1]",
+                "text=a=b",
+                "hex=1e5"
+            ])
+            .unwrap(),
+            json!({"command": "set-line", "line": 3, "value": true, "name": "[1]", "text": "a=b", "hex": "1e5"})
         );
         let error = request(&["resize", "20G"]).unwrap_err().to_string();
         assert_eq!(error, "20G: not of the form key=value");

@@ -7,9 +7,12 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vu_common::{About, Device, Migration, Spec, Start};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use vu_common::{About, Command, CommandRequest, Device, Migration, Spec, Start};
 
 use crate::backend::Chip;
+use crate::backend::sim::Board;
 use crate::config::{self, Names};
 use crate::lines::Lines;
 use crate::spec::{CONFIG_LEN, VIRTIO_GPIO_F_IRQ, VIRTIO_ID_GPIO};
@@ -18,6 +21,18 @@ use crate::worker::{GpioWorker, Parked};
 /// The daemon, as managers and packages see it.
 pub const ABOUT: About = About {
     host_devices: &["char-gpiochip"],
+    commands: &[
+        Command {
+            name: "lines",
+            arguments: "",
+            help: "The lines of a simulated chip, which way they go and their levels",
+        },
+        Command {
+            name: "set-line",
+            arguments: "line=NUMBER|NAME value=0|1",
+            help: "Set the level of a line of a simulated chip from outside",
+        },
+    ],
     example: "--chip sim:8",
     ..About::new("gpio")
 };
@@ -40,6 +55,8 @@ pub enum OnDisconnect {
 pub struct Gpio {
     names: Names,
     on_disconnect: OnDisconnect,
+    /// Of a simulated chip.
+    board: Option<Arc<Board>>,
     home: Home,
 }
 
@@ -49,6 +66,7 @@ impl Gpio {
         Self {
             names: Names::new(&chip.names()),
             on_disconnect,
+            board: chip.board(),
             home: Home::new(Lines::new(chip)),
         }
     }
@@ -84,6 +102,19 @@ impl Device for Gpio {
             self.home.clone(),
             self.on_disconnect,
         ))
+    }
+
+    fn command(&self, name: &str, request: CommandRequest<'_>) -> Result<Value> {
+        let board = self.board.as_ref().context("the chip is not a simulated one")?;
+        match name {
+            "lines" => Ok(board.describe()),
+            "set-line" => {
+                let (line, value) = (request.text("line")?, request.flag("value")?);
+                board.set(&line, value)?;
+                Ok(Value::Null)
+            }
+            other => bail!("{other}: not a command of this device"),
+        }
     }
 
     fn reset(&self) {

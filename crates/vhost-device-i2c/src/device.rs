@@ -33,11 +33,15 @@ use std::io::{self, ErrorKind, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use vu_common::{About, Chain, Cx, Device, Ready, Spec, Start, Token, Worker, guest_warn};
+use serde_json::Value;
+use vu_common::{
+    About, Chain, Command, CommandRequest, Cx, Device, Ready, Spec, Start, Token, Worker, guest_warn,
+};
 
 use crate::allow::AllowList;
 use crate::backend::{Address, Bus, Failure, Waits};
 use crate::bus_thread::BusThread;
+use crate::control;
 use crate::group::{self, Group};
 use crate::request::{Header, Malformed, Request};
 use crate::spec::{OUT_HDR_LEN, REQUESTQ, VIRTIO_I2C_F_ZERO_LENGTH_REQUEST, VIRTIO_ID_I2C_ADAPTER};
@@ -45,6 +49,11 @@ use crate::spec::{OUT_HDR_LEN, REQUESTQ, VIRTIO_I2C_F_ZERO_LENGTH_REQUEST, VIRTI
 /// The daemon, as managers and packages see it.
 pub const ABOUT: About = About {
     host_devices: &["char-i2c"],
+    commands: &[Command {
+        name: "transfer",
+        arguments: "address=ADDRESS [write=HEX] [read=COUNT]",
+        help: "Write to a device of a simulated bus and read from it, in one transfer",
+    }],
     example: "--bus sim:lm75@0x48",
     ..About::new("i2c")
 };
@@ -135,6 +144,18 @@ impl Device for I2c {
             features: VIRTIO_I2C_F_ZERO_LENGTH_REQUEST,
             poll: POLL,
             ..Spec::new("i2c", VIRTIO_ID_I2C_ADAPTER, 1)
+        }
+    }
+
+    fn command(&self, name: &str, request: CommandRequest<'_>) -> anyhow::Result<Value> {
+        let Port::Direct(bus) = &self.0.port else {
+            anyhow::bail!("the bus is not a simulated one that never waits");
+        };
+        match name {
+            "transfer" => {
+                control::transfer(&mut **bus.lock().unwrap_or_else(PoisonError::into_inner), request)
+            }
+            other => anyhow::bail!("{other}: not a command of this device"),
         }
     }
 

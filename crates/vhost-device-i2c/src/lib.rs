@@ -9,6 +9,7 @@
 //! | `spec.rs` | the constants of the specification |
 //! | `request.rs` | bytes to checked requests |
 //! | `group.rs` | requests that become one transfer, and their answers |
+//! | `control.rs` | what somebody at the control socket does on a simulated bus |
 //! | `device.rs` | what a request means, and what the driver gets |
 //! | `bus_thread.rs` | a bus that may block, on a thread of its own |
 //! | `backend/` | the host side: the trait, the host's buses and simulated ones |
@@ -19,6 +20,7 @@ mod allow;
 mod args;
 pub mod backend;
 mod bus_thread;
+mod control;
 mod device;
 mod group;
 mod request;

@@ -7,9 +7,12 @@ use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vu_common::{About, Device, Migration, Refused, Spec, Start};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use vu_common::{About, Command, CommandRequest, Device, Migration, Refused, Spec, Start};
 
 use crate::backend::Source;
+use crate::backend::sim::Desk;
 use crate::config::Answers;
 use crate::spec::{CONFIG_LEN, VIRTIO_ID_INPUT};
 use crate::worker::InputWorker;
@@ -18,6 +21,11 @@ use crate::worker::InputWorker;
 pub const ABOUT: About = About {
     features: &["evdev-path", "no-grab"],
     host_devices: &["char-input"],
+    commands: &[Command {
+        name: "inject",
+        arguments: "do=COMMAND",
+        help: "Use a simulated device, as a script does: do='key A'",
+    }],
     example: "--sim keyboard",
     ..About::new("input")
 };
@@ -27,6 +35,8 @@ pub struct Input {
     answers: Answers,
     /// `select` and `subsel`.
     selection: AtomicU16,
+    /// Of a simulated device.
+    desk: Option<Arc<Desk>>,
     home: Home,
 }
 
@@ -37,6 +47,7 @@ impl Input {
         Self {
             answers: Answers::new(source.description()),
             selection: AtomicU16::new(0),
+            desk: source.desk(),
             home: Home(Arc::new(Mutex::new(Some(source)))),
         }
     }
@@ -62,7 +73,7 @@ impl Device for Input {
     }
 
     /// QEMU writes the whole structure for each field; only the two that select count.
-    fn write_config(&self, offset: usize, src: &[u8]) -> Result<(), Refused> {
+    fn write_config(&self, offset: usize, src: &[u8]) -> std::result::Result<(), Refused> {
         let mut selection = self.selection.load(Ordering::Relaxed).to_le_bytes();
         let written = selection.iter_mut().skip(offset).zip(src);
         let mut fields = 0_usize;
@@ -79,6 +90,14 @@ impl Device for Input {
         let source = self.home.lock().take();
         let source = source.ok_or_else(|| io::Error::other("another guest has the device"))?;
         Ok(InputWorker::new(source, self.home.clone()))
+    }
+
+    fn command(&self, name: &str, request: CommandRequest<'_>) -> Result<Value> {
+        let desk = self.desk.as_ref().context("the device is not a simulated one")?;
+        match name {
+            "inject" => Ok(desk.inject(&request.text("do")?)?.into()),
+            other => bail!("{other}: not a command of this device"),
+        }
     }
 
     fn reset(&self) {

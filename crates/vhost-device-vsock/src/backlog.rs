@@ -24,6 +24,11 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
+    /// Bytes that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty() && self.ends.is_empty()
     }

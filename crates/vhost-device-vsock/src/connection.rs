@@ -238,6 +238,11 @@ impl Connection {
         (stands && self.settle().is_ok()).then_some(self)
     }
 
+    /// Bytes of the guest that wait for the host.
+    pub(crate) fn backlogged(&self) -> usize {
+        self.backlog.len()
+    }
+
     /// The guest told its room.
     pub(crate) fn credit(&mut self, room: Room) {
         self.outgoing.update(room);

@@ -21,12 +21,14 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use vu_common::{About, Device, Migration, Spec, Start};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use vu_common::{About, Command, CommandRequest, Device, Migration, Spec, Start};
 
 use crate::backend::Host;
 use crate::network::Network;
 use crate::spec::{CONFIG_LEN, VIRTIO_ID_VSOCK, feature};
-use crate::worker::{Bounds, Legacy, Setup, VsockWorker};
+use crate::worker::{Bounds, Census, Legacy, Setup, VsockWorker};
 
 /// Longest time to poll: the host's answer to the guest, or the guest's to the host, often comes sooner.
 const POLL: Duration = Duration::from_micros(50);
@@ -35,6 +37,11 @@ const POLL: Duration = Duration::from_micros(50);
 pub const ABOUT: About = About {
     address_families: &["AF_VSOCK"],
     example: "--guest-cid 3 --uds-path /run/vhost-device/vsock",
+    commands: &[Command {
+        name: "connections",
+        arguments: "",
+        help: "The connections of the guest",
+    }],
     ..About::new("vsock")
 };
 
@@ -43,6 +50,7 @@ pub const ABOUT: About = About {
 pub(crate) struct Home {
     host: Arc<Mutex<Option<Box<dyn Host>>>>,
     pub(crate) legacy: Legacy,
+    pub(crate) census: Census,
 }
 
 impl Home {
@@ -82,6 +90,7 @@ impl Vsock {
             home: Home {
                 host: Arc::new(Mutex::new(Some(host))),
                 legacy: Legacy::default(),
+                census: Census::default(),
             },
             network: network.clone(),
         }
@@ -99,6 +108,13 @@ impl Device for Vsock {
             // The connections are of this host.
             migration: Migration::No,
             ..Spec::new("vsock", VIRTIO_ID_VSOCK, 3)
+        }
+    }
+
+    fn command(&self, name: &str, _request: CommandRequest<'_>) -> Result<Value> {
+        match name {
+            "connections" => self.home.census.take().context("the device does not answer"),
+            other => bail!("{other}: not a command of this device"),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::time::Duration;
 
+use crate::control::CommandRequest;
 use crate::cx::{Cx, Ready, Token};
 
 /// The fixed facts of a device, from which the session derives what it offers to the front end.
@@ -124,13 +125,13 @@ pub trait Device: Send + Sync + 'static {
     fn hang_up(&self) {}
 
     /// Carries out one of the device's own commands ([`About::commands`](crate::About::commands)) for somebody at the control
-    /// socket, with the fields of the request, of which none has been checked. Called on a thread of its own, whether or not a
+    /// socket. Called on a thread of its own, whether or not a
     /// front end is connected, while the workers go on; it may block shortly. The result is null, or what is to be shown: an
     /// object, or an array of them, of which each becomes a line.
     ///
     /// # Errors
     /// What is wrong with the request, or what the host refused, for people.
-    fn command(&self, name: &str, _request: &serde_json::Value) -> anyhow::Result<serde_json::Value> {
+    fn command(&self, name: &str, _request: CommandRequest<'_>) -> anyhow::Result<serde_json::Value> {
         anyhow::bail!("{name}: not a command of this device")
     }
 

@@ -69,6 +69,7 @@ mod worker;
 pub use about::{About, Command};
 pub use args::CommonArgs;
 pub use chain::Chain;
+pub use control::CommandRequest;
 pub use cursor::{Reader, Writer};
 pub use cx::{Cx, Interest, Ready, Token, Waker};
 pub use daemon::main;

@@ -20,6 +20,17 @@ pub trait Disk: Send + Sync + 'static {
     /// What the host says; the old capacity stays.
     fn refresh(&self) -> io::Result<u64>;
 
+    /// Makes it `bytes` long; what is new reads as zeroes.
+    ///
+    /// # Errors
+    /// It cannot be done from here, would lose something, or the host refused.
+    fn grow(&self, _bytes: u64) -> io::Result<()> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this kind of storage is made larger by its own tools",
+        ))
+    }
+
     /// What the storage says of its wear.
     fn lifetime(&self) -> Option<Lifetime> {
         None

@@ -3,6 +3,7 @@
 
 pub mod chains;
 pub mod conformance;
+pub mod control;
 pub mod devices;
 pub mod driver;
 pub mod event;

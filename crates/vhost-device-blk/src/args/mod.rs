@@ -5,6 +5,8 @@ mod disks;
 mod options;
 mod value;
 
+pub(crate) use value::size;
+
 use vu_common::CommonArgs;
 
 use self::disks::Disks;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::spec::ID_LEN;
 
 /// A number of bytes: `4096`, `512K`, `64M`, `1G`, `2T`.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match &text[digits.len()..] {
         "" => 1,

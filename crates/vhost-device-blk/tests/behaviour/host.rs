@@ -11,7 +11,9 @@ use crate::support::{
     DEADLINE, Image, PROGRAM, SECTORS, SIZE, config, flush, guest, offset, read, sectors, spawn, try_read,
     wait_for_log, write,
 };
+use serde_json::{Value, json};
 use vu_testkit::conformance::report_skip;
+use vu_testkit::control;
 use vu_testkit::devices::blk::{SECTOR, status};
 use vu_testkit::frontend::wire::BACKEND_CONFIG_CHANGE_MSG;
 use vu_testkit::page_cache::unsaved;
@@ -68,6 +70,45 @@ fn a_disk_that_grew_is_announced_at_sighup_and_its_new_end_is_served() {
     let last = 2 * SECTORS - 1;
     assert_eq!(write(guest.lane(), last, &sectors(last, 1)), status::OK);
     assert_eq!(image.read(last, 1), sectors(last, 1));
+}
+
+#[test]
+fn a_disk_is_made_larger_at_the_control_socket() {
+    let image = Image::new(SIZE);
+    let daemon = image.spawn(&control::OPTION);
+    let mut guest = guest(&daemon.socket());
+    let channel = guest.front.open_backend_channel(DEADLINE).unwrap();
+    assert_eq!(config(&guest.front, offset::CAPACITY, 8), SECTORS);
+    let resize = |size: Value| json!({"command": "resize", "size": size});
+    assert_eq!(
+        control::result(&daemon, &resize(json!(2 * SIZE))).unwrap(),
+        Value::Null
+    );
+    channel.receive("CONFIG_CHANGE_MSG").unwrap();
+    assert_eq!(config(&guest.front, offset::CAPACITY, 8), 2 * SECTORS);
+    let last = 2 * SECTORS - 1;
+    assert_eq!(write(guest.lane(), last, &sectors(last, 1)), status::OK);
+    for (size, error) in [
+        (
+            json!(SIZE),
+            format!("a disk of {} bytes can only be made larger", 2 * SIZE),
+        ),
+        (
+            json!(2 * SIZE + 1),
+            format!("{} bytes are not whole blocks of 512", 2 * SIZE + 1),
+        ),
+        (
+            json!("much"),
+            "much: a number of bytes is needed, as 4096, 512K, 64M or 1G".into(),
+        ),
+    ] {
+        assert_eq!(control::error(&daemon, &resize(size)).unwrap(), error);
+    }
+    assert_eq!(image.file().metadata().unwrap().len(), 2 * SIZE);
+    drop(daemon);
+    let read_only = image.spawn(&[&control::OPTION[..], &["--read-only"]].concat());
+    let error = control::error(&read_only, &resize(json!("1G"))).unwrap();
+    assert_eq!(error, "the disk is read-only");
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub mod sim;
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use crate::request::{Direction, Line};
 
@@ -76,6 +77,11 @@ pub trait Chip: Send {
     /// # Errors
     /// What the host refused.
     fn watch(&mut self, line: Line, edges: Option<Edges>) -> io::Result<()>;
+
+    /// The board that it is on, if that is simulated.
+    fn board(&self) -> Option<Arc<sim::Board>> {
+        None
+    }
 
     /// Can be read while there are edges to report.
     fn fd(&self) -> BorrowedFd<'_>;

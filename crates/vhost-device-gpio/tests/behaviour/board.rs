@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
+use serde_json::{Value, json};
 use vu_testkit::chains::{Framing, Placement};
+use vu_testkit::control;
 use vu_testkit::devices::gpio::{direction, irq, kind, message, status};
 use vu_testkit::process::open_fds;
 use vu_testkit::spawn::{Process, TempDir, wait_listening};
@@ -217,4 +219,28 @@ fn commands_come_from_standard_input() {
         (status::OK, 0)
     );
     assert_eq!(answer(), "0 1\n");
+}
+
+#[test]
+fn lines_are_seen_and_set_at_the_control_socket() {
+    let mut rig = Rig::with("lines = 2\n[line.0]\nname = \"button\"\n", &control::OPTION);
+    rig.tell(kind::SET_DIRECTION, 0, direction::IN);
+    for (line, value) in [
+        (json!("button"), json!(1)),
+        (json!(0), json!(false)),
+        (json!(0), json!(true)),
+    ] {
+        let request = json!({"command": "set-line", "line": line, "value": value});
+        assert_eq!(control::result(&rig.daemon, &request).unwrap(), Value::Null);
+        assert_eq!(rig.value(0), u8::from(value == true || value == 1));
+    }
+    assert_eq!(
+        control::result(&rig.daemon, &json!({"command": "lines"})).unwrap(),
+        json!([
+            {"line": 0, "name": "button", "direction": "in", "value": 1},
+            {"line": 1, "name": "", "direction": "unused", "value": 0},
+        ])
+    );
+    let nowhere = json!({"command": "set-line", "line": 2, "value": 1});
+    assert_eq!(control::error(&rig.daemon, &nowhere).unwrap(), "no line 2");
 }

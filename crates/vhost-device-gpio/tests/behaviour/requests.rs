@@ -29,7 +29,7 @@ fn an_empty_response_buffer_loses_one_request_only() {
             ..message(kind, 0, 1)
         };
         let answer = send(rig.guest.lane(), request, Framing::Whole, Placement::Direct);
-        assert_eq!(answer, [], "message {kind}");
+        assert!(answer.is_empty(), "message {kind}: {answer:?}");
     }
     // Nobody could have been told of it, so nothing was done.
     assert_eq!(rig.value(0), 0);
@@ -37,7 +37,7 @@ fn an_empty_response_buffer_loses_one_request_only() {
         writable: 0,
         ..vu_testkit::devices::gpio::event(0)
     };
-    assert_eq!(send(rig.events(), request, Framing::Whole, Placement::Direct), []);
+    assert!(send(rig.events(), request, Framing::Whole, Placement::Direct).is_empty());
     let pending = rig.unmask(0);
     rig.invalid(&pending);
 }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One message at a time: addresses, lengths, and how the driver cuts its buffers.
 
+use serde_json::{Value, json};
 use vhost_device_i2c::backend::{Address, Direction};
 use vu_testkit::chains::{Framing, Placement, Request};
+use vu_testkit::control;
 use vu_testkit::devices::i2c::{read, write};
 use vu_testkit::devices::rng;
 use vu_testkit::guest::{Guest, Lane};
@@ -172,4 +174,21 @@ fn a_driver_that_does_not_take_the_mandatory_feature_gets_errors() {
     let requests = [write(0x20, 0, &[1]), read(0x20, 0, 1)];
     assert_eq!(statuses(guest.lane(), &requests), [ERR, ERR]);
     assert!(bus.take().is_empty());
+}
+
+#[test]
+fn another_host_of_a_simulated_bus_speaks_at_the_control_socket() {
+    let daemon = daemon(&[&["--bus", "sim:24c02@0x50,slow@0x31=0us"], &control::OPTION[..]].concat());
+    let error = control::error(
+        &daemon,
+        &json!({"command": "transfer", "address": 0x50, "read": 1}),
+    )
+    .unwrap();
+    assert_eq!(error, "the bus is not a simulated one that never waits");
+    let daemon = crate::support::daemon(&[&["--bus", "sim:24c02@0x50"], &control::OPTION[..]].concat());
+    let mut guest = guest(&daemon.socket());
+    let request = json!({"command": "transfer", "address": "0x50", "write": "00a5"});
+    assert_eq!(control::result(&daemon, &request).unwrap(), Value::Null);
+    let answers = ask(guest.lane(), &[write(0x50, 0, &[0]), read(0x50, 0, 1)]);
+    assert_eq!(answers[1], (OK, vec![0xa5]));
 }

@@ -7,6 +7,7 @@ mod names;
 pub mod sim;
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use crate::config::Description;
 use crate::request::Event;
@@ -34,6 +35,11 @@ pub trait Source: Send {
 
     /// The driver has gone: lets go of the device.
     fn detach(&mut self);
+
+    /// The desk on which it stands, if it is simulated.
+    fn desk(&self) -> Option<Arc<sim::Desk>> {
+        None
+    }
 
     /// Can be read while there are changes to tell. It is the same descriptor for as long as the source exists.
     fn fd(&self) -> BorrowedFd<'_>;

@@ -6,6 +6,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
+use serde_json::json;
+use vu_testkit::control;
 use vu_testkit::spawn::{Daemon, Launch, TempDir};
 
 use crate::support::{Client, DEADLINE, PROGRAM, REPORT, Reader, connect, daemon, options};
@@ -134,4 +136,22 @@ fn standard_input_takes_commands() {
     assert!(child.try_wait().unwrap().is_none());
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn a_device_is_used_at_the_control_socket() {
+    let args = [&["--sim", "keyboard"], &control::OPTION[..]].concat();
+    let daemon = Daemon::spawn(&Launch::ours(PROGRAM, &args)).unwrap();
+    let inject = |line: &str| json!({"command": "inject", "do": line});
+    let mut reader = Reader::of(&daemon);
+    assert_eq!(control::result(&daemon, &inject("down A")).unwrap(), json!([]));
+    assert_eq!(reader.events(2), [(1, 30, 1), REPORT]);
+    for (line, error) in [
+        ("down Ä", "Ä"),
+        ("sleep 1s", "only a script or a socket of the device can wait"),
+        ("", "no command"),
+    ] {
+        let told = control::error(&daemon, &inject(line)).unwrap();
+        assert!(told.contains(error), "{line}: {told}");
+    }
 }

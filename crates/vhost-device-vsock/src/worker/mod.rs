@@ -7,11 +7,13 @@
 //! | `tx.rs` | takes the packets of the guest |
 //! | `rx.rs` | gives packets to the guest |
 //! | `arrivals.rs` | lets the host and siblings connect |
+//! | `census.rs` | tells others which connections there are |
 //! | `legacy.rs` | passes on what is left when the guest has gone |
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 mod arrivals;
+mod census;
 mod legacy;
 mod rx;
 mod table;
@@ -32,6 +34,7 @@ use crate::network::{Membership, Network};
 use crate::request::{Flow, Kind, Op, Reset};
 use crate::spec::{EVENT, feature};
 use arrivals::Arrivals;
+pub(crate) use census::Census;
 pub(crate) use legacy::Legacy;
 use rx::Outbox;
 pub use table::Bounds;
@@ -165,6 +168,7 @@ impl VsockWorker {
                 return;
             }
         }
+        self.home.census.set_worker(Some(cx.waker()));
         self.membership = Some(self.network.join(self.cid, &self.groups, cx.waker()));
         self.listen();
     }
@@ -312,6 +316,7 @@ impl VsockWorker {
 impl Drop for VsockWorker {
     /// The host's side is for the next guest, and what the last one sent for whom it sent it to.
     fn drop(&mut self) {
+        self.home.census.set_worker(None);
         self.home.legacy.pass_on(self.table.clear());
         if let Some(host) = self.host.take() {
             self.home.give_back(host);
@@ -334,6 +339,9 @@ impl Worker for VsockWorker {
             self.poll_host();
         } else if token == Token::WAKER {
             self.answer_calls();
+            self.home
+                .census
+                .answer(self.table.iter().map(|(_, connection)| connection));
         } else if self.timer == Some(token) {
             self.timer = None;
             self.expire();

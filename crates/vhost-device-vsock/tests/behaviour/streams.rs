@@ -6,6 +6,8 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
+use serde_json::json;
+use vu_testkit::control;
 use vu_testkit::devices::vsock::{Header, kind, op};
 
 use crate::support::{PAYLOAD, PORT, Rig};
@@ -183,6 +185,17 @@ fn a_guest_that_does_not_wait_for_its_end_loses_nothing() {
     stream.read_to_end(&mut got).unwrap();
     assert_eq!(got, bytes);
     rig.quiet();
+}
+
+#[test]
+fn connections_are_listed_at_the_control_socket() {
+    let mut rig = Rig::with(&control::OPTION);
+    let connections = json!({"command": "connections"});
+    let list = |rig: &Rig| control::result(&rig.daemon, &connections).unwrap();
+    assert_eq!(list(&rig), json!([]));
+    let (_, _stream) = rig.connect(80);
+    let one = json!({"guest_port": PORT, "peer": "2:80", "type": "stream", "state": "established", "waiting_for_host": 0});
+    assert_eq!(list(&rig), json!([one]));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::time::Instant;
 use log::LevelFilter;
 use serde_json::{Value, json};
 
-use super::Served;
 use super::server::Answers;
+use super::{CommandRequest, Served};
 use crate::about::Command;
 use crate::counters::Counters;
 use crate::device::Device;
@@ -116,7 +116,7 @@ impl<D: Device> Commands<D> {
             }
             Some("commands") => Ok(self.all().map(Self::listed).collect()),
             Some(name) if self.own.iter().any(|own| own.name == name) => {
-                let result = self.meant(&request)?.command(name, &request);
+                let result = self.meant(&request)?.command(name, CommandRequest::new(&request));
                 result.map_err(|error| format!("{error:#}"))
             }
             Some(other) => {

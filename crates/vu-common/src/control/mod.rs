@@ -17,6 +17,7 @@
 //! holds a device up for as long as it takes to copy its counters.
 
 mod command;
+mod request;
 mod server;
 mod slot;
 
@@ -31,6 +32,7 @@ use crate::device::Device;
 use crate::error::SetupError;
 use crate::shutdown::Shutdown;
 use crate::socket_path::{self, Entry};
+pub use request::CommandRequest;
 pub(crate) use slot::Slot;
 
 /// A device that is served, and its front end.

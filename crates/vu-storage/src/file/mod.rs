@@ -258,6 +258,10 @@ impl Disk for RawDisk {
         self.raw.measure()
     }
 
+    fn grow(&self, bytes: u64) -> io::Result<()> {
+        self.raw.grow(bytes)
+    }
+
     fn lifetime(&self) -> Option<Lifetime> {
         self.sysfs.as_ref()?.lifetime()
     }

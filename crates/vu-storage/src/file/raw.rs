@@ -96,6 +96,26 @@ impl RawFile {
         self.memory_align == 1 || data.is_aligned(self.memory_align)
     }
 
+    /// Makes the file longer.
+    pub(super) fn grow(&self, bytes: u64) -> io::Result<()> {
+        let refuse = |what: String| Err(io::Error::new(ErrorKind::Unsupported, what));
+        if self.device {
+            return refuse("a block device is made larger by its own tools".into());
+        }
+        if self.limits.read_only {
+            return refuse("the disk is read-only".into());
+        }
+        let block = self.limits.logical_block;
+        if !bytes.is_multiple_of(block.into()) {
+            return refuse(format!("{bytes} bytes are not whole blocks of {block}"));
+        }
+        let now = self.file.metadata()?.len();
+        if bytes < now {
+            return refuse(format!("a disk of {now} bytes can only be made larger"));
+        }
+        self.file.set_len(bytes)
+    }
+
     /// Looks at the size of the file; returns the capacity.
     pub(super) fn measure(&self) -> io::Result<u64> {
         let bytes = if self.device {

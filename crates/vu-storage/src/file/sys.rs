@@ -93,6 +93,7 @@ pub(super) const CALLS: &[i64] = &[
     libc::SYS_fallocate,
     libc::SYS_fdatasync,
     libc::SYS_fsync,
+    libc::SYS_ftruncate,
 ];
 /// What one of them calls beside that.
 pub(super) const IO_URING: &[i64] = &[

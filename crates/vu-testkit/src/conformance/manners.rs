@@ -8,8 +8,10 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
+use serde_json::{Value, json};
 
 use super::context::{Cx, Result};
+use crate::control;
 use crate::frontend::FrontEnd;
 use crate::guest::{Guest, Load, Options};
 use crate::spawn::{Launch, Process, TempDir, command_with_fd_3, wait_listening};
@@ -302,4 +304,50 @@ pub(super) fn its_papers_pass_their_tools(cx: &mut Cx) -> Result<()> {
         );
     }
     Ok(())
+}
+
+pub(super) fn the_control_socket_takes_any_nonsense(cx: &mut Cx) -> Result<()> {
+    cx.respawn(&control::OPTION)?;
+    let daemon = cx.daemon()?;
+    let commands = control::result(daemon, &json!({"command": "commands"}))?;
+    let names: Vec<_> = commands
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|command| command["name"].clone())
+        .collect();
+    ensure!(names.len() >= 7, "{commands}");
+    let own = names.iter().filter(|name| *name != "quit");
+    for name in own.chain([&json!("fly"), &json!(7), &Value::Null]) {
+        let words: Vec<&str> = commands
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|command| command["name"] == *name)
+            .flat_map(|command| {
+                command["arguments"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .split(['=', ' '])
+            })
+            .collect();
+        for value in [
+            Value::Null,
+            json!({}),
+            json!(-1),
+            json!(u64::MAX),
+            json!("x".repeat(10_000)),
+            json!("\u{0}"),
+        ] {
+            let mut request = json!({"command": name});
+            for word in &words {
+                request[word.trim_matches(['[', ']'])] = value.clone();
+            }
+            let reply = control::ask(daemon, &request)?;
+            ensure!(reply["ok"].is_boolean(), "{request}: {reply}");
+        }
+    }
+    let status = control::result(daemon, &json!({"command": "status"}))?;
+    ensure!(status["pid"] == daemon.pid(), "{status}");
+    cx.still_serves()
 }

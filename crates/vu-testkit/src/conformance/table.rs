@@ -245,6 +245,7 @@ macro_rules! conformance_table {
                 House readiness_is_notified;
                 House an_unknown_option_is_an_error;
                 House its_papers_pass_their_tools;
+                House the_control_socket_takes_any_nonsense;
             }
             confinement {
                 House every_thread_is_without_privileges_and_filtered;

@@ -11,10 +11,17 @@
 //!
 //! LINE is a number or a name. What is not understood is answered with `error: ...`.
 
+use serde_json::{Value, json};
+
 use super::Board;
 use crate::request::Direction;
 
 const KNOWN: &str = "commands are: set LINE 0|1, toggle LINE, get LINE, lines, watch";
+
+/// A line that a board does not have, by what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("no line {0}")]
+pub struct NoSuchLine(String);
 
 /// What becomes of a command.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,57 +37,75 @@ impl Board {
     pub(super) fn command(&self, text: &str) -> Outcome {
         let words: Vec<&str> = text.split_whitespace().collect();
         let result = match words[..] {
-            ["set", line, level @ ("0" | "1")] => self.set_outside(line, |_| level == "1"),
-            ["toggle", line] => self.set_outside(line, |level| !level),
+            ["set", line, level @ ("0" | "1")] => self.set(line, level == "1").map(|()| "ok".into()),
+            ["toggle", line] => self.set_outside(line, |level| !level).map(|()| "ok".into()),
             ["get", line] => self
                 .find(line)
                 .map(|at| u8::from(self.lock().level(at)).to_string()),
             ["lines"] => Ok(self.list()),
             ["watch"] => return Outcome::Watch,
-            _ => Err(KNOWN.into()),
+            _ => Ok(format!("error: {KNOWN}")),
         };
         Outcome::Answer(result.unwrap_or_else(|what| format!("error: {what}")))
     }
 
-    fn set_outside(&self, line: &str, level: impl FnOnce(bool) -> bool) -> Result<String, String> {
+    /// Sets the level of a line, by number or name, while nothing else drives it.
+    ///
+    /// # Errors
+    /// There is no such line.
+    pub fn set(&self, line: &str, level: bool) -> Result<(), NoSuchLine> {
+        self.set_outside(line, |_| level)
+    }
+
+    fn set_outside(&self, line: &str, level: impl FnOnce(bool) -> bool) -> Result<(), NoSuchLine> {
         let at = self.find(line)?;
         self.change(|state| {
             if let Some(line) = state.lines.get_mut(at) {
                 line.outside = level(line.outside);
             }
         });
-        Ok("ok".into())
+        Ok(())
     }
 
-    fn find(&self, line: &str) -> Result<usize, String> {
+    fn find(&self, line: &str) -> Result<usize, NoSuchLine> {
         let state = self.lock();
         let found = match line.parse() {
             Ok(number) => Some(number).filter(|number| *number < state.lines.len()),
             Err(_) => state.lines.iter().position(|known| known.wiring.name == line),
         };
-        found.ok_or_else(|| format!("no line {line}"))
+        found.ok_or_else(|| NoSuchLine(line.into()))
     }
 
     fn list(&self) -> String {
-        let state = self.lock();
         let mut answer = String::new();
+        self.each(|at, name, direction, level| {
+            let name = if name.is_empty() { "-" } else { name };
+            answer.push_str(&format!("{at} {name} {direction} {level}\n"));
+        });
+        answer.push_str("ok");
+        answer
+    }
+
+    /// The lines as JSON: an array of objects with `line`, `name`, `direction` (`in`, `out` or `unused`) and `value`.
+    pub fn describe(&self) -> Value {
+        let mut lines = Vec::new();
+        self.each(|at, name, direction, level| {
+            lines.push(json!({"line": at, "name": name, "direction": direction, "value": level}));
+        });
+        lines.into()
+    }
+
+    /// Tells number, name, direction and level of each line.
+    fn each(&self, mut tell: impl FnMut(usize, &str, &str, u8)) {
+        let state = self.lock();
         for (at, line) in state.lines.iter().enumerate() {
-            let name = match line.wiring.name.as_str() {
-                "" => "-",
-                name => name,
-            };
             let direction = match line.direction {
                 None => "unused",
                 Some(Direction::In) => "in",
                 Some(Direction::Out) => "out",
             };
-            answer.push_str(&format!(
-                "{at} {name} {direction} {}\n",
-                u8::from(state.level(at))
-            ));
+            tell(at, &line.wiring.name, direction, u8::from(state.level(at)));
         }
-        answer.push_str("ok");
-        answer
     }
 }
 

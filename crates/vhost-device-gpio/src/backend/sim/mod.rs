@@ -245,6 +245,10 @@ impl SimChip {
 }
 
 impl Chip for SimChip {
+    fn board(&self) -> Option<Arc<Board>> {
+        Some(self.board.clone())
+    }
+
     fn names(&self) -> Vec<String> {
         self.board
             .lock()

@@ -174,6 +174,26 @@ impl Desk {
         self.lock().is_full()
     }
 
+    /// Carries out a command that does not wait, and returns the lines of its answer.
+    ///
+    /// # Errors
+    /// What is wrong with it, or that the guest does not take what happened before.
+    pub fn inject(&self, line: &str) -> anyhow::Result<Vec<String>> {
+        anyhow::ensure!(!self.is_full(), "the guest does not take the events so far");
+        match self.command(line, &mut Vec::new()) {
+            Outcome::Nothing => anyhow::bail!("no command"),
+            Outcome::Answer(text) => match text.strip_prefix("error: ") {
+                Some(error) => anyhow::bail!("{error}"),
+                None => Ok(text
+                    .lines()
+                    .filter(|line| *line != "ok")
+                    .map(str::to_owned)
+                    .collect()),
+            },
+            _ => anyhow::bail!("{line}: only a script or a socket of the device can wait"),
+        }
+    }
+
     /// Takes the news so far; from now on it is kept if somebody watches.
     fn take_news(&self, watched: bool) -> Vec<String> {
         let mut inner = self.lock();
@@ -231,6 +251,10 @@ struct SimSource {
 }
 
 impl Source for SimSource {
+    fn desk(&self) -> Option<Arc<Desk>> {
+        Some(self.desk.clone())
+    }
+
     fn description(&self) -> &Description {
         &self.desk.description
     }
