@@ -17,12 +17,13 @@ const CARGO_DENY: &str = "0.20.2";
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
-enum Outcome {
+/// What became of a step that did not fail.
+pub(crate) enum Outcome {
     Passed,
     Skipped(String),
 }
 
-type Step = fn() -> Result<Outcome>;
+pub(crate) type Step = fn() -> Result<Outcome>;
 
 const STEPS: [(&str, Step); 7] = [
     ("fmt", fmt),
@@ -46,17 +47,21 @@ pub(crate) fn run(_: Args) -> Result<()> {
     Ok(())
 }
 
-/// Runs each step; one that fails is told and counted.
 pub(crate) fn steps() -> Result<Totals> {
+    run_steps("check", &STEPS)
+}
+
+/// Runs each step of a group; one that fails is told and counted.
+pub(crate) fn run_steps(group: &str, steps: &[(&str, Step)]) -> Result<Totals> {
     let mut totals = Totals::default();
-    for (name, step) in STEPS {
+    for (name, step) in steps {
         match step() {
             Ok(Outcome::Passed) => totals.passed += 1,
             Ok(Outcome::Skipped(reason)) => {
-                util::skip(&format!("check::{name}"), &reason)?;
+                util::skip(&format!("{group}::{name}"), &reason)?;
                 totals.skipped += 1;
             }
-            Err(error) => totals.fail(format!("check::{name}: {error:#}")),
+            Err(error) => totals.fail(format!("{group}::{name}: {error:#}")),
         }
     }
     Ok(totals)

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod check;
 mod conform;
+mod dist;
 mod e2e;
 mod house;
 mod lab;
@@ -45,6 +46,8 @@ enum Task {
     Check(check::Args),
     /// The house rules: sizes, names, imports
     Tidy(tidy::Args),
+    /// Make packages: Debian, RPM, container images, and what they are made of
+    Dist(dist::Args),
     /// Start a new device from the shape of rng
     NewDevice(new_device::Args),
     /// Print the metrics of the house
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Lab(args) => lab::run(args),
         Task::Check(args) => check::run(args),
         Task::Tidy(args) => tidy::run(args),
+        Task::Dist(args) => dist::run(args),
         Task::NewDevice(args) => new_device::run(args),
         Task::House(args) => house::run(args),
     };

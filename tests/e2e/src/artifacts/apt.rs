@@ -207,7 +207,10 @@ fn planned(line: &str) -> Option<Package> {
 }
 
 /// The machine's Debian mirror, from its own apt sources.
-fn mirror() -> Result<String> {
+///
+/// # Errors
+/// They name none.
+pub fn mirror() -> Result<String> {
     if let Ok(mirror) = env::var(MIRROR_VARIABLE) {
         return Ok(mirror);
     }

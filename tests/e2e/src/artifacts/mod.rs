@@ -29,6 +29,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 
 pub use accel::Accel;
+pub use apt::mirror;
 use store::Store;
 
 /// One thing that the lab makes.
