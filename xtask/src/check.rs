@@ -113,6 +113,12 @@ fn advisories() -> Result<Outcome> {
 
 /// What is published can be packed: each dependency has a version, each file that a manifest names is there.
 fn package() -> Result<Outcome> {
+    util::run(&mut pack()?)?;
+    Ok(Outcome::Passed)
+}
+
+/// The command that packs the crates which are published.
+pub(crate) fn pack() -> Result<Command> {
     let mut command = util::cargo(&[
         "package",
         "--workspace",
@@ -123,8 +129,7 @@ fn package() -> Result<Outcome> {
     for private in ["xtask", "vu-bench", "vu-e2e", "vu-guest"] {
         command.args(["--exclude", private]);
     }
-    util::run(&mut command)?;
-    Ok(Outcome::Passed)
+    Ok(command)
 }
 
 fn tidy() -> Result<Outcome> {

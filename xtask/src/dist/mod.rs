@@ -74,6 +74,7 @@ impl Kinds {
     };
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "every task owns its arguments")]
 pub(crate) fn run(args: Args) -> Result<()> {
     if args.prove {
         return proof::run();

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use vu_e2e::scratch::Scratch;
 use vu_testkit::devices;
 use vu_testkit::frontend::FrontEnd;
 use vu_testkit::guest::{Guest, Options};
-use vu_testkit::spawn::{Process, wait_listening};
+use vu_testkit::spawn::Process;
 
 use super::{Kinds, Package, Source, make, sha256, write};
 use crate::check::{Outcome, Step, run_steps};
@@ -29,7 +29,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("runc", "runc"),
     ("bwrap", "bubblewrap"),
 ];
-const STEPS: [(&str, Step); 6] = [
+const STEPS: [(&str, Step); 7] = [
     ("all_are_made", all_are_made),
     ("debian_packages_are_clean", debian_packages_are_clean),
     ("debian_packages_come_and_go", debian_packages_come_and_go),
@@ -42,6 +42,10 @@ const STEPS: [(&str, Step); 6] = [
         images_serve_under_runc_and_bubblewrap,
     ),
     (
+        "cargo_installs_them_without_a_network",
+        cargo_installs_them_without_a_network,
+    ),
+    (
         "another_folder_gives_the_same_bytes",
         another_folder_gives_the_same_bytes,
     ),
@@ -50,7 +54,7 @@ const STEPS: [(&str, Step); 6] = [
 const OPTIONS: [(&str, &[&str]); 6] = [
     ("blk", &["--memory", "64M"]),
     ("gpio", &["--chip", "sim:8"]),
-    ("i2c", &["--bus", "sim:lm75@0x48"]),
+    ("i2c", &["--bus", "sim:regs@0x20,lm75@0x48=23.5"]),
     ("input", &["--sim", "keyboard"]),
     ("rng", &[]),
     ("vsock", &["--uds-path", "/run/host"]),
@@ -130,11 +134,11 @@ fn clean_root(folder: &Path) -> Result<PathBuf> {
     let os = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
     let suite = os.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     let suite = suite.context("/etc/os-release names no release of Debian")?;
-    let cached = util::cache()?.join(format!("clean-{suite}.tar"));
+    let cached = util::cache()?.join(format!("clean-{suite}-1.tar"));
     if !cached.is_file() {
         let partial = cached.with_extension("partial.tar");
         let mut bootstrap = tools::command("mmdebstrap");
-        bootstrap.args(["--quiet", "--variant=minbase", "--include=systemd", suite]);
+        bootstrap.args(["--quiet", "--variant=minbase", "--include=systemd,procps", suite]);
         util::run(bootstrap.arg(&partial).arg(mirror()?))?;
         fs::rename(&partial, &cached)?;
     }
@@ -176,6 +180,7 @@ fn debian_packages_come_and_go() -> Result<Outcome> {
                     inside(&["id", name])?;
                     inside(&[
                         "systemd-analyze",
+                        "--man=no",
                         "verify",
                         &format!("/usr/lib/systemd/system/{name}@.service"),
                     ])?;
@@ -239,16 +244,21 @@ fn images_serve_under_runc_and_bubblewrap() -> Result<Outcome> {
         Scratch::scope(|scratch| {
             let (folder, image) = (folder(scratch)?, out.join(format!("vhost-device-{device}.oci")));
             let (root, mut words) = unpack(&source, &image, &folder)?;
-            let sockets = folder.join("run");
-            fs::create_dir(&sockets)?;
-            fs::set_permissions(&sockets, fs::Permissions::from_mode(0o777))?;
+            let sockets = |container: &str| -> Result<PathBuf> {
+                let sockets = folder.join(container);
+                fs::create_dir(&sockets)?;
+                fs::set_permissions(&sockets, fs::Permissions::from_mode(0o777))?;
+                Ok(sockets)
+            };
             words.extend(["--socket-path", "/run/socket"].map(str::to_owned));
             words.extend(options.iter().map(|word| (*word).to_owned()));
             util::step(&format!("{device} under bubblewrap"));
-            serves(device, &mut bubblewrap(&root, &sockets, &words), &sockets)?;
+            let run = sockets("bubblewrap")?;
+            serves(device, &mut bubblewrap(&root, &run, &words), &run)?;
             util::step(&format!("{device} under runc"));
             if rustix::process::geteuid().is_root() {
-                serves(device, &mut runc(&folder, &root, &sockets, &words)?, &sockets)?;
+                let run = sockets("runc")?;
+                serves(device, &mut runc(&folder, &root, &run, &words)?, &run)?;
             } else {
                 util::skip(
                     &format!("packages::{device}_under_runc"),
@@ -356,12 +366,28 @@ fn runc(folder: &Path, root: &Path, sockets: &Path, words: &[String]) -> Result<
     Ok(command)
 }
 
+/// Waits for the line by which a daemon tells that it listens: the path that it knows is another outside.
+fn wait_until_it_listens(process: &mut Process) -> Result<()> {
+    let end = Instant::now() + DEADLINE;
+    while !process
+        .log()
+        .tail()
+        .iter()
+        .any(|line| line.starts_with("Waiting for vhost-user socket"))
+    {
+        ensure!(process.try_wait()?.is_none(), "the container has ended");
+        ensure!(Instant::now() < end, "it does not listen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 /// Starts a container, and drives the device in it as a guest would.
 fn serves(device: &str, command: &mut Command, sockets: &Path) -> Result<()> {
     let socket = sockets.join("socket");
     let mut process = Process::start(command)?;
     let served = (|| -> Result<()> {
-        wait_listening(&mut process, &socket)?;
+        wait_until_it_listens(&mut process)?;
         let profile = devices::by_name(device).with_context(|| format!("{device}: no such device"))?;
         let front = FrontEnd::connect(&socket, DEADLINE)?;
         let options = Options {
@@ -370,7 +396,8 @@ fn serves(device: &str, command: &mut Command, sockets: &Path) -> Result<()> {
         };
         // Negotiates, shares memory and starts all virtqueues.
         let mut guest = Guest::boot(front, &*profile, &options)?;
-        if !["input", "vsock"].contains(&device) {
+        // The others answer to what is set up around them.
+        if ["blk", "i2c", "rng"].contains(&device) {
             guest.lane().round_trip(&*profile, 64)?;
         }
         Ok(())
@@ -384,9 +411,64 @@ fn serves(device: &str, command: &mut Command, sockets: &Path) -> Result<()> {
         log.contains("sandbox: no-new-privs") && log.contains("seccomp="),
         "it is not confined: {log}"
     );
-    // What a container without rights leaves is not there for the next.
-    let _ = fs::remove_file(socket);
     Ok(())
+}
+
+/// Packs the crates as they are published, and installs each program from a registry that is a folder.
+fn cargo_installs_them_without_a_network() -> Result<Outcome> {
+    let (source, packages, _) = source()?;
+    Scratch::scope(|scratch| {
+        let folder = folder(scratch)?;
+        let registry = folder.join("registry");
+        util::capture(util::cargo(&["vendor", "--locked", "--quiet", "--versioned-dirs"])?.arg(&registry))?;
+        let crates = folder.join("crates");
+        util::run(crate::check::pack()?.arg("--target-dir").arg(&crates))?;
+        for file in ending(&crates.join("package"), ".crate")? {
+            let mut tar = Command::new("tar");
+            tar.arg("--directory")
+                .arg(&registry)
+                .args(["--extract", "--gzip", "--file"])
+                .arg(&file);
+            util::capture(&mut tar)?;
+            let name = file.file_stem().context("a file has a name")?;
+            let sum = json!({"files": {}, "package": sha256(&source, &file)?});
+            write(
+                &registry.join(name).join(".cargo-checksum.json"),
+                sum.to_string().as_bytes(),
+            )?;
+        }
+        let home = folder.join("home");
+        let replaced = format!(
+            "[source.crates-io]\nreplace-with = \"folder\"\n[source.folder]\ndirectory = {registry:?}\n"
+        );
+        write(&home.join("config.toml"), replaced.as_bytes())?;
+        for package in packages {
+            let mut install = util::cargo(&[
+                "install",
+                "--offline",
+                "--locked",
+                "--debug",
+                "--quiet",
+                "--version",
+            ])?;
+            install
+                .args([&package.version, &package.name])
+                .arg("--root")
+                .arg(folder.join("installed"));
+            install
+                .current_dir(&folder)
+                .env("CARGO_HOME", &home)
+                .env("CARGO_TARGET_DIR", folder.join("target"));
+            util::run(&mut install)?;
+            let program = folder.join("installed/bin").join(&package.name);
+            let version = util::capture(Command::new(program).arg("--version"))?;
+            ensure!(
+                version.trim() == format!("{} {}", package.name, package.version),
+                "{version}"
+            );
+        }
+        Ok(Outcome::Passed)
+    })
 }
 
 /// Builds and packs a copy of the tree, and compares all checksums.
