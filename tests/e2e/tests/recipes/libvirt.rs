@@ -40,7 +40,8 @@ pub(crate) fn check(recipe: &mut Recipe, kitchen: &mut Kitchen<'_>) -> Result<()
     // Debian 12's libvirt gives QEMU a `reconnect` in seconds, which the lab's QEMU no longer knows.
     let reconnect = "<reconnect enabled='yes' timeout='1'/>";
     ensure!(xml.contains(reconnect), "no {reconnect}");
-    let said = start(kitchen, &xml.replace(reconnect, ""))?;
+    let script = script(kitchen, &xml.replace(reconnect, ""))?;
+    let said = finish(&mut virsh(kitchen, &[&script]))?;
     for device in ["blk", "rng", "gpio", "i2c", "input", "vsock"] {
         ensure!(
             said.contains(&format!("dev: vhost-user-{device}-pci")),
@@ -66,20 +67,22 @@ fn assemble(domain: &str, parts: &[&Block]) -> Result<String> {
     Ok(whole + "</qemu:commandline>" + tail)
 }
 
-/// Starts the domain, asks QEMU for its devices, ends it, and gives what was said.
-fn start(kitchen: &Kitchen<'_>, xml: &str) -> Result<String> {
+/// Has virsh start the domain, ask QEMU for its devices, and end it.
+pub(crate) fn script(kitchen: &Kitchen<'_>, xml: &str) -> Result<String> {
     let file = prepare(kitchen, xml)?;
-    let script = format!(
+    Ok(format!(
         "create {} --paused; qemu-monitor-command guest --hmp 'info qtree'; destroy guest",
         file.display()
-    );
-    virsh(kitchen, &[&script])
+    ))
 }
 
 /// The line by which libvirt would start the domain.
 pub(crate) fn argv(kitchen: &Kitchen<'_>, xml: &str) -> Result<String> {
     let file = prepare(kitchen, xml)?.display().to_string();
-    virsh(kitchen, &["domxml-to-native", "qemu-argv", "--xml", &file])
+    finish(&mut virsh(
+        kitchen,
+        &["domxml-to-native", "qemu-argv", "--xml", &file],
+    ))
 }
 
 /// Writes `xml` for the lab's QEMU, and libvirt's settings.
@@ -101,11 +104,10 @@ fn root(folder: &Path) -> PathBuf {
     folder.join("lv")
 }
 
-fn virsh(kitchen: &Kitchen<'_>, args: &[&str]) -> Result<String> {
+/// virsh, with a libvirt inside that has the test's folder for its own.
+pub(crate) fn virsh(kitchen: &Kitchen<'_>, args: &[&str]) -> Command {
     let uri = format!("qemu:///embed?root={}", root(kitchen.scratch.folder()).display());
-    finish(
-        Command::new("virsh")
-            .args(["--quiet", "--connect", &uri])
-            .args(args),
-    )
+    let mut command = Command::new("virsh");
+    command.args(["--quiet", "--connect", &uri]).args(args);
+    command
 }

@@ -3,6 +3,7 @@
 
 mod book;
 mod cloud_hypervisor;
+mod discovery;
 mod kitchen;
 mod kubernetes;
 mod libvirt;
@@ -28,6 +29,12 @@ const RECIPES: [&str; 7] = [
     "systemd",
 ];
 
+/// What of `needs` is not here.
+fn missing(needs: &[&str]) -> Option<String> {
+    let missing = needs.iter().find(|program| !tools::installed(program))?;
+    Some(format!("{missing}: not installed"))
+}
+
 /// Has `check` take every block of the recipe `name`, unless a program that it needs is not here.
 fn cook(
     name: &str,
@@ -35,8 +42,8 @@ fn cook(
     check: impl FnOnce(&mut Recipe, &mut Kitchen<'_>) -> Result<()>,
 ) -> Result<()> {
     ensure!(RECIPES.contains(&name), "{name}: not in the list");
-    if let Some(missing) = needs.iter().find(|program| !tools::installed(program)) {
-        return skip(&format!("recipes::{name}"), &format!("{missing}: not installed"));
+    if let Some(missing) = missing(needs) {
+        return skip(&format!("recipes::{name}"), &missing);
     }
     Scratch::scope(|scratch| {
         let mut recipe = Recipe::read(name)?;
@@ -67,6 +74,18 @@ fn qemu() -> Result<()> {
 #[test]
 fn libvirt() -> Result<()> {
     cook("libvirt", &["virsh", libvirt::DRIVER], libvirt::check)
+}
+
+#[test]
+fn a_guest_with_a_shared_folder_starts_beside_our_files() -> Result<()> {
+    let name = "recipes::a_guest_with_a_shared_folder_starts_beside_our_files";
+    if !systemd::may_start() {
+        return skip(name, "we may not have namespaces");
+    }
+    if let Some(missing) = missing(&["virsh", libvirt::DRIVER]) {
+        return skip(name, &missing);
+    }
+    Scratch::scope(|scratch| discovery::check(&Kitchen::new(scratch)))
 }
 
 #[test]
