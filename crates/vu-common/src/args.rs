@@ -56,6 +56,16 @@ pub struct CommonArgs {
     #[arg(long, value_name = "PATH", help_heading = HEADING)]
     pub(crate) pid_file: Option<PathBuf>,
 
+    /// Write a line to the inherited file descriptor N and close it once front ends may connect
+    ///
+    /// A service manager (NOTIFY_SOCKET) needs no option.
+    #[arg(long, value_name = "N", help_heading = HEADING)]
+    pub(crate) ready_fd: Option<RawFd>,
+
+    /// Log to the system's log (/dev/log) instead of standard error
+    #[arg(long, help_heading = HEADING)]
+    pub(crate) syslog: bool,
+
     /// Log what is at least this grave to standard error
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = level_parser(), help_heading = HEADING)]
     pub(crate) log_level: LevelFilter,

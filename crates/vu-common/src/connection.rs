@@ -10,6 +10,7 @@ use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,6 +19,7 @@ use vhost::vhost_user::{BackendReqHandler, Error, VhostUserProtocolFeatures as P
 
 use crate::control::Slot;
 use crate::device::Device;
+use crate::notify;
 use crate::session::Session;
 use crate::shutdown::{DRAIN, Shutdown};
 
@@ -42,6 +44,9 @@ const MAX_PAYLOAD: usize = 4096;
 const CONFIG_HEADER: usize = 12;
 /// End of the longest configuration space that the parser takes.
 const MAX_CONFIG: u32 = 4096;
+
+/// Front ends that are connected to this process.
+static CONNECTED: AtomicUsize = AtomicUsize::new(0);
 
 /// The 12 bytes in front of each message.
 #[derive(Clone, Copy)]
@@ -70,6 +75,7 @@ pub(crate) fn run<D: Device>(stream: UnixStream, device: &Arc<D>, shutdown: &Shu
     let registered = shutdown.register(&stream);
     slot.enter(&session);
     log::info!("front end connected");
+    notify::connected(CONNECTED.fetch_add(1, Ordering::Relaxed).saturating_add(1));
     let mut connection = Connection {
         parser: BackendReqHandler::from_stream(stream, session.clone()),
         wire,
@@ -86,6 +92,7 @@ pub(crate) fn run<D: Device>(stream: UnixStream, device: &Arc<D>, shutdown: &Shu
         slot.leave(&session);
     }
     drop(connection);
+    notify::connected(CONNECTED.fetch_sub(1, Ordering::Relaxed).saturating_sub(1));
     log::info!("front end disconnected");
 }
 

@@ -57,7 +57,10 @@ where
     let common = args.as_ref();
     // First of all, while every open descriptor is one that we were given.
     let mut endpoints = socket::inherited(common)?;
-    log::init(common.log_level);
+    if let Some(fd) = common.ready_fd {
+        notify::also(socket::given(fd)?);
+    }
+    log::start(common.log_level, common.syslog)?;
     // Before a device starts its first thread, which inherits the mask.
     let signals = Signals::block()?;
 

@@ -7,6 +7,9 @@
 use std::env;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,8 +18,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub use log::warn as __warn;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::error::SetupError;
+
 /// Lines that one call site of [`guest_warn!`](crate::guest_warn) may log within [`WINDOW_MS`].
 const BURST: u64 = 5;
+/// Where the system's log listens, and the facility of daemons there.
+const SYSLOG: &str = "/dev/log";
+const DAEMON: u8 = 3 << 3;
 /// Milliseconds after which a call site may log again.
 const WINDOW_MS: u64 = 10_000;
 
@@ -27,6 +35,32 @@ pub fn init(level: LevelFilter) {
         style: Style::detect(),
     }));
     log::set_max_level(level);
+}
+
+/// As [`init`], or with `syslog` to the system's log.
+///
+/// # Errors
+/// There is no system's log.
+pub(crate) fn start(level: LevelFilter, syslog: bool) -> Result<(), SetupError> {
+    if syslog {
+        let socket = UnixDatagram::unbound().and_then(|socket| {
+            socket.connect(SYSLOG)?;
+            Ok(socket)
+        });
+        let socket = socket.map_err(|source| SetupError::System {
+            what: "reach the system's log at /dev/log",
+            source,
+        })?;
+        let program = env::args_os().next().unwrap_or_default();
+        let program = Path::new(&program)
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let _ = log::set_boxed_logger(Box::new(Syslog { socket, program }));
+    }
+    init(level);
+    Ok(())
 }
 
 /// Prints the line that Kata Containers waits for before it lets a guest connect, to the letter.
@@ -75,13 +109,7 @@ impl Style {
     }
 
     fn line(self, level: Level, since_epoch: Duration, text: &fmt::Arguments<'_>) -> String {
-        let (priority, colour) = match level {
-            Level::Error => (3, 31),
-            Level::Warn => (4, 33),
-            Level::Info => (6, 32),
-            Level::Debug => (7, 34),
-            Level::Trace => (7, 90),
-        };
+        let (priority, colour) = rank(level);
         let mut line = match self {
             Self::Journal => format!("<{priority}>"),
             Self::Plain => format!("{} {level:<5} ", Utc(since_epoch)),
@@ -91,6 +119,17 @@ impl Style {
         let _ = write!(OneLine(&mut line), "{text}");
         line.push('\n');
         line
+    }
+}
+
+/// The priority of syslog(3), and the colour of a terminal.
+fn rank(level: Level) -> (u8, u8) {
+    match level {
+        Level::Error => (3, 31),
+        Level::Warn => (4, 33),
+        Level::Info => (6, 32),
+        Level::Debug => (7, 34),
+        Level::Trace => (7, 90),
     }
 }
 
@@ -144,6 +183,30 @@ impl fmt::Display for Utc {
 fn days_of_year(year: u64) -> u64 {
     let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     if leap { 366 } else { 365 }
+}
+
+/// To the system's log, in the format of syslog(3) with the facility of daemons; it adds the time.
+struct Syslog {
+    socket: UnixDatagram,
+    program: String,
+}
+
+impl Log for Syslog {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let (priority, _) = rank(record.level());
+            let mut line = format!("<{}>{}[{}]: ", DAEMON | priority, self.program, process::id());
+            let _ = write!(OneLine(&mut line), "{}", record.args());
+            // A log that does not keep up has nobody to tell.
+            let _ = self.socket.send(line.as_bytes());
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 struct Logger {
@@ -236,7 +299,7 @@ macro_rules! guest_warn {
 mod tests {
     use std::time::Duration;
 
-    use log::Level;
+    use log::{Level, Log as _};
 
     use super::{BURST, Limiter, Style, Utc, WINDOW_MS};
 
@@ -272,6 +335,26 @@ mod tests {
             line(Style::Plain, Level::Error, "text"),
             "1970-01-01T00:00:00.001Z ERROR text\n"
         );
+    }
+
+    #[test]
+    fn the_system_log_gets_priority_and_name() {
+        let (socket, other) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let log = super::Syslog {
+            socket,
+            program: "rng".into(),
+        };
+        log::set_max_level(log::LevelFilter::Warn);
+        let record = |level, text| log.log(&log::Record::builder().level(level).args(text).build());
+        record(Level::Warn, format_args!("a\nb"));
+        record(Level::Debug, format_args!("not asked for"));
+        record(Level::Error, format_args!("c"));
+        let mut line = [0; 64];
+        for text in ["<28>rng[PID]: a\\nb", "<27>rng[PID]: c"] {
+            let len = other.recv(&mut line).unwrap();
+            let expected = text.replace("PID", &std::process::id().to_string());
+            assert_eq!(std::str::from_utf8(&line[..len]).unwrap(), expected);
+        }
     }
 
     #[test]

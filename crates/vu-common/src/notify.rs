@@ -7,17 +7,51 @@
 use std::env;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::OnceLock;
+use std::process;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// The connection to the manager, kept because a sandbox may hide the socket's path later.
 static MANAGER: OnceLock<Option<UnixDatagram>> = OnceLock::new();
 
+/// What `--ready-fd` gave, until it is used.
+static WAITS: Mutex<Option<OwnedFd>> = Mutex::new(None);
+
+/// Somebody else waits for the daemon to be ready: at `fd`.
+pub(crate) fn also(fd: OwnedFd) {
+    *WAITS.lock().unwrap_or_else(PoisonError::into_inner) = Some(fd);
+}
+
 /// The daemon listens, or has taken its connection: front ends may come.
 pub(crate) fn ready() {
-    send("READY=1");
+    send("READY=1\nSTATUS=Waiting for a front end");
+    let waits = WAITS.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(Err(error)) = waits.map(|fd| rustix::io::write(fd, b"\n")) {
+        log::warn!("cannot tell --ready-fd that front ends may come: {error}");
+    }
+}
+
+/// So many front ends are connected.
+pub(crate) fn connected(count: usize) {
+    send(&format!("STATUS=Front ends connected: {count}"));
+}
+
+/// How often the manager is to hear that the daemon is alive, at least.
+pub(crate) fn watchdog() -> Option<Duration> {
+    let number = |name| env::var(name).ok()?.parse::<u64>().ok();
+    let ours = env::var_os("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(process::id().into());
+    let micros = number("WATCHDOG_USEC").filter(|micros| ours && *micros > 0)?;
+    // Twice as often, as sd_watchdog_enabled(3) advises.
+    Some(Duration::from_micros(micros.div_ceil(2)))
+}
+
+/// The daemon is alive.
+pub(crate) fn alive() {
+    send("WATCHDOG=1");
 }
 
 /// The daemon is about to end.

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::connection;
 use crate::control::{Control, Served, Slot};
@@ -86,12 +86,17 @@ fn wait<D: Device>(
     shutdown: &Shutdown,
 ) -> Result<bool, SetupError> {
     let mut left = served.len();
+    let beat = notify::watchdog();
+    let timeout = beat.and_then(|beat| Timespec::try_from(beat).ok());
     while left > 0 {
+        if beat.is_some() {
+            notify::alive();
+        }
         let mut fds = [
             PollFd::new(signals, PollFlags::IN),
             PollFd::new(ended, PollFlags::IN),
         ];
-        if let Err(e) = poll(&mut fds, None)
+        if let Err(e) = poll(&mut fds, timeout.as_ref())
             && e != rustix::io::Errno::INTR
         {
             return Err(system("wait")(e.into()));

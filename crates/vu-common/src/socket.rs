@@ -93,6 +93,20 @@ pub(crate) fn inherited(args: &CommonArgs) -> Result<Vec<Endpoint>, SetupError> 
     fds.map(|fd| unsafe { adopt(fd, args.fd.is_some()) }).collect()
 }
 
+/// Another descriptor that this process was given by number, for whatever it is.
+///
+/// Must be called before anything else opens a file, and once for a number.
+///
+/// # Errors
+/// It is a standard stream, or not open.
+pub(crate) fn given(fd: RawFd) -> Result<OwnedFd, SetupError> {
+    // SAFETY: by the contract above nothing here owns it.
+    let fd = unsafe { own(fd) }?;
+    // A daemon starts no other program, but what is not to be inherited is not.
+    let _ = rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC);
+    Ok(fd)
+}
+
 /// Binds each `--socket-path`.
 ///
 /// # Errors
@@ -120,6 +134,16 @@ pub(crate) fn listeners(args: &CommonArgs) -> Result<Vec<Endpoint>, SetupError> 
 /// # Safety
 /// Nothing in this process owns `fd`, and nothing else will.
 unsafe fn adopt(fd: RawFd, one_shot: bool) -> Result<Endpoint, SetupError> {
+    // SAFETY: our contract is the same.
+    let socket = unsafe { own(fd) }?;
+    endpoint(fd, socket, one_shot)
+}
+
+/// Takes ownership of a descriptor that is no standard stream.
+///
+/// # Safety
+/// Nothing in this process owns `fd`, and nothing else will.
+unsafe fn own(fd: RawFd) -> Result<OwnedFd, SetupError> {
     if fd < FIRST_INHERITED {
         return Err(SetupError::BadFd {
             fd,
@@ -134,7 +158,10 @@ unsafe fn adopt(fd: RawFd, one_shot: bool) -> Result<Endpoint, SetupError> {
         });
     }
     // SAFETY: it is open, and by our contract ours to own.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn endpoint(fd: RawFd, socket: OwnedFd, one_shot: bool) -> Result<Endpoint, SetupError> {
     match is_listening(fd, &socket) {
         Ok(true) => Ok(Endpoint::Listener(Listener {
             fd: socket,

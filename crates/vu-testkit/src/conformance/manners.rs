@@ -189,6 +189,66 @@ pub(super) fn readiness_is_notified(cx: &mut Cx) -> Result<()> {
     UnixStream::connect(&socket).context("after READY=1").map(drop)
 }
 
+pub(super) fn a_descriptor_tells_that_it_is_ready(cx: &mut Cx) -> Result<()> {
+    let launch = cx.daemon()?.launch().clone();
+    let dir = TempDir::new()?;
+    let socket = dir.path().join("s0");
+    let (reader, writer) = std::io::pipe()?;
+    let args: Vec<String> = launch
+        .command(&socket)
+        .get_args()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let args = [args, vec!["--ready-fd".into(), "3".into()]].concat();
+    let mut command = command_with_fd_3(&launch.program, &args, writer.into(), false);
+    let process = Process::start(&mut command)?;
+    // The parent's copy of the other end.
+    drop(command);
+    let told = std::io::read_to_string(reader)?;
+    ensure!(
+        told == "\n",
+        "--ready-fd got {told:?}: {:?}",
+        process.log().tail()
+    );
+    UnixStream::connect(&socket).context("after --ready-fd").map(drop)
+}
+
+pub(super) fn the_watchdog_is_fed_and_told_who_is_there(cx: &mut Cx) -> Result<()> {
+    let launch = cx.daemon()?.launch().clone();
+    let dir = TempDir::new()?;
+    let notify = dir.path().join("notify");
+    let receiver = UnixDatagram::bind(&notify)?;
+    receiver.set_read_timeout(Some(cx.settings.deadline))?;
+    let socket = dir.path().join("s0");
+    let mut command = launch.command(&socket);
+    let _process = Process::start(
+        command
+            .env("NOTIFY_SOCKET", &notify)
+            .env("WATCHDOG_USEC", "100000"),
+    )?;
+    let wait_for = |wanted: &str| -> Result<()> {
+        loop {
+            let mut buffer = [0; 512];
+            let length = receiver
+                .recv(&mut buffer)
+                .with_context(|| format!("{wanted} on NOTIFY_SOCKET"))?;
+            let text = String::from_utf8_lossy(&buffer[..length]);
+            if text.lines().any(|line| line == wanted) {
+                return Ok(());
+            }
+        }
+    };
+    wait_for("READY=1")?;
+    wait_for("WATCHDOG=1")?;
+    let front = FrontEnd::connect(&socket, cx.settings.deadline)?;
+    wait_for("STATUS=Front ends connected: 1")?;
+    drop(front);
+    wait_for("STATUS=Front ends connected: 0")?;
+    // Also while nothing happens.
+    wait_for("WATCHDOG=1")?;
+    wait_for("WATCHDOG=1")
+}
+
 /// Serves one guest on `socket`; afterwards the daemon may go on or end.
 fn serves(cx: &Cx, socket: &std::path::Path) -> Result<()> {
     let profile = cx.profile.clone();

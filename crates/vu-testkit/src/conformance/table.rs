@@ -243,6 +243,8 @@ macro_rules! conformance_table {
                 House a_line_tells_that_it_is_ready;
                 House the_pid_file_holds_the_pid;
                 House readiness_is_notified;
+                House a_descriptor_tells_that_it_is_ready;
+                House the_watchdog_is_fed_and_told_who_is_there;
                 House an_unknown_option_is_an_error;
                 House its_papers_pass_their_tools;
                 House the_control_socket_takes_any_nonsense;
