@@ -19,6 +19,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{IoUring, opcode};
@@ -29,8 +30,12 @@ use super::raw::RawFile;
 use super::sys::{Direction, MAX_PIECES};
 use crate::{Completion, Engine, Op, Request};
 
-/// The only registered file.
+/// The file of the disk, among those that are registered.
 const FILE: Fixed = Fixed(0);
+/// The pool's eventfd there.
+const EVENT: Fixed = Fixed(1);
+/// `IORING_UNREGISTER_FILES` of linux/io_uring.h.
+const UNREGISTER_FILES: u8 = 3;
 /// Name of the poll of the pool's eventfd; slots have smaller ones.
 const POOL: u64 = u64::MAX;
 /// Most bytes that a system call moves (`MAX_RW_COUNT`).
@@ -50,7 +55,7 @@ pub(super) fn permitted() -> io::Result<()> {
     ring(1).map(drop)
 }
 
-/// A ring used by this thread only, which is not interrupted by completions while it runs. (Deferring them
+/// A ring used by this thread only, that is not enabled yet, which is not interrupted by completions while it runs. (Deferring them
 /// until they are asked for would batch better, but such a ring's descriptor does not become readable by
 /// them.) Kernels before 6.0 do not know that.
 fn ring(entries: u32) -> io::Result<IoUring> {
@@ -60,13 +65,35 @@ fn ring(entries: u32) -> io::Result<IoUring> {
         .setup_coop_taskrun()
         .setup_taskrun_flag()
         .setup_submit_all()
+        .setup_r_disabled()
         .build(entries);
     match ours {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            IoUring::builder().setup_clamp().build(entries)
+            IoUring::builder().setup_clamp().setup_r_disabled().build(entries)
         }
         result => result,
     }
+}
+
+/// Enables a ring for what an engine does and nothing else: it moves the bytes of registered files, and opens or reaches
+/// nothing. That cannot be taken back.
+fn restrict(ring: &IoUring) -> io::Result<()> {
+    let operations = [
+        opcode::Read::CODE,
+        opcode::Readv::CODE,
+        opcode::Write::CODE,
+        opcode::Writev::CODE,
+        opcode::Fsync::CODE,
+        opcode::PollAdd::CODE,
+    ];
+    let mut restrictions = Vec::from(operations.map(Restriction::sqe_op));
+    restrictions.push(Restriction::sqe_flags_allowed(
+        (Flags::FIXED_FILE | Flags::ASYNC).bits(),
+    ));
+    restrictions.push(Restriction::sqe_flags_required(Flags::FIXED_FILE.bits()));
+    restrictions.push(Restriction::register_op(UNREGISTER_FILES));
+    ring.submitter().register_restrictions(&mut restrictions)?;
+    ring.submitter().register_enable_rings()
 }
 
 /// A request on its way through the ring, and the memory that the kernel may touch until it answers.
@@ -102,13 +129,16 @@ impl Uring {
         // One more than requests, for the poll.
         let entries = u32::try_from(depth).unwrap_or(u32::MAX).saturating_add(1);
         let ring = ring(entries)?;
-        ring.submitter().register_files(&[file.fd().as_raw_fd()])?;
+        let pool = Threads::new(pool, 0)?;
+        let files = [file.fd().as_raw_fd(), pool.event().as_raw_fd()];
+        ring.submitter().register_files(&files)?;
+        restrict(&ring)?;
         Ok(Self {
             ring,
             file,
             slots: Vec::with_capacity(depth),
             free: Vec::with_capacity(depth),
-            pool: Threads::new(pool, 0)?,
+            pool,
             polls: false,
             queued: 0,
             again: Vec::new(),
@@ -181,9 +211,8 @@ impl Uring {
         if self.polls || self.pool.in_flight() == 0 {
             return;
         }
-        let fd = io_uring::types::Fd(self.pool.event().as_raw_fd());
         self.push(
-            &opcode::PollAdd::new(fd, libc::POLLIN as u32)
+            &opcode::PollAdd::new(EVENT, libc::POLLIN as u32)
                 .build()
                 .user_data(POOL),
         );
@@ -364,5 +393,50 @@ impl Drop for Uring {
         }
         // The kernel takes a ring apart at its leisure, and would keep the file and its locks as long.
         self.ring.submitter().unregister_files().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    use io_uring::types::Fd;
+    use io_uring::{opcode, squeue};
+
+    use super::{FILE, restrict, ring};
+
+    #[test]
+    fn a_ring_takes_nothing_but_the_operations_of_an_engine_on_registered_files() {
+        let file = File::open("/dev/zero").unwrap();
+        let mut ring = ring(4).unwrap();
+        ring.submitter().register_files(&[file.as_raw_fd()]).unwrap();
+        restrict(&ring).unwrap();
+        let mut bytes = [1_u8; 8];
+        let here = Fd(libc::AT_FDCWD);
+        let mut result = |entry: squeue::Entry| {
+            // SAFETY: what the entries point to lives until this test ends, and each is waited for here.
+            unsafe { ring.submission().push(&entry) }.unwrap();
+            ring.submit_and_wait(1).unwrap();
+            ring.completion().next().unwrap().result()
+        };
+        let (to, len) = (bytes.as_mut_ptr(), 8);
+        assert_eq!(result(opcode::Read::new(FILE, to, len).build()), 8);
+        assert_eq!(
+            result(opcode::Read::new(Fd(file.as_raw_fd()), to, len).build()),
+            -libc::EACCES
+        );
+        assert_eq!(
+            result(opcode::OpenAt::new(here, c"/etc/passwd".as_ptr()).build()),
+            -libc::EACCES
+        );
+        assert_eq!(
+            result(opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build()),
+            -libc::EACCES
+        );
+        assert_eq!(bytes, [0; 8]);
+        let submitter = ring.submitter();
+        assert!(submitter.register_files_update(0, &[file.as_raw_fd()]).is_err());
+        submitter.unregister_files().unwrap();
     }
 }
