@@ -20,6 +20,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("i2cget", "i2c-tools"),
     ("man", "man-db"),
     ("systemd-analyze", "systemd"),
+    ("apparmor_parser", "apparmor"),
     ("virsh", "libvirt-clients"),
     (
         "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",

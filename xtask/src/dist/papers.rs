@@ -23,7 +23,8 @@ pub(super) struct File {
 pub(super) struct Papers(pub(super) Vec<File>);
 
 /// Where each paper of `--generate` goes, if it goes to the same place in all; `NAME` stands for the program.
-const PLACES: [(&str, &str); 5] = [
+const PLACES: [(&str, &str); 6] = [
+    ("apparmor", "usr/share/doc/NAME/examples/apparmor"),
     ("bash", "usr/share/bash-completion/completions/NAME"),
     ("fish", "usr/share/fish/vendor_completions.d/NAME.fish"),
     ("service", "usr/lib/systemd/system/NAME@.service"),
@@ -51,7 +52,7 @@ impl Papers {
         };
         let generate = |paper: &str| util::capture(Command::new(&program).args(["--generate", paper]));
         for (paper, place) in PLACES {
-            if package.is_device() || !place.starts_with("usr/lib") {
+            if package.is_device() || ["bash", "fish"].contains(&paper) {
                 add(place, generate(paper)?.into_bytes());
             }
         }

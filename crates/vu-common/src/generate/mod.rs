@@ -2,6 +2,7 @@
 //! `--generate PAPER`: what comes with a program, from its own binary, which is all that `cargo install` leaves. Packages are
 //! made from the same.
 
+mod apparmor;
 mod units;
 
 use std::env;
@@ -13,7 +14,7 @@ use clap_complete::Shell;
 use crate::about::About;
 
 /// All that there is, for who asks for another.
-const KNOWN: &str = "man, bash, zsh, fish, service, socket, sysusers, json";
+const KNOWN: &str = "man, bash, zsh, fish, service, socket, sysusers, apparmor, json";
 /// The types that libvirt knows (`qemuVhostUserTypeParse`): a file of another keeps it from starting any guest with a daemon.
 const DISCOVERED: [&str; 8] = ["block", "console", "fs", "gpu", "input", "rng", "scsi", "vsock"];
 
@@ -54,6 +55,7 @@ pub(crate) fn paper(paper: &str, mut command: Command, about: &About) -> Result<
         "service" => Ok(units::service(&name, about)),
         "socket" => Ok(units::socket(&name)),
         "sysusers" => Ok(units::sysusers(&name)),
+        "apparmor" => Ok(apparmor::profile(&name, about)),
         "json" if DISCOVERED.contains(&about.kind) => Ok(json(&name, about)),
         "json" => bail!(
             "json: libvirt does not know the type {}, and with such a file starts no guest that has a vhost-user daemon",

@@ -335,9 +335,18 @@ pub(super) fn its_papers_pass_their_tools(cx: &mut Cx) -> Result<()> {
     write("sysusers", &format!("{name}.conf"))?;
     let service = write("service", &format!("{name}@.service"))?;
     write("socket", &format!("{name}@.socket"))?;
+    let profile = write("apparmor", &name)?;
     for tool in [
         &["man", "--warnings=w", "--local-file", &man][..],
         &["bash", "-n", &completion],
+        // Where only root looks, by most people's PATH.
+        &[
+            "/usr/sbin/apparmor_parser",
+            "--skip-kernel-load",
+            "--skip-read-cache",
+            "--skip-cache",
+            &profile,
+        ],
         // An exposure of 2.5 at most.
         &[
             "systemd-analyze",
