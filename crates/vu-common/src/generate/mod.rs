@@ -48,7 +48,7 @@ pub(crate) fn paper(paper: &str, mut command: Command, about: &About) -> Result<
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     match paper {
-        "man" => man(command),
+        "man" => man(command, about),
         "bash" => shell(Shell::Bash, &mut command),
         "zsh" => shell(Shell::Zsh, &mut command),
         "fish" => shell(Shell::Fish, &mut command),
@@ -66,10 +66,26 @@ pub(crate) fn paper(paper: &str, mut command: Command, about: &About) -> Result<
 }
 
 /// A page of section 1.
-fn man(command: Command) -> Result<String> {
+fn man(command: Command, about: &About) -> Result<String> {
     let mut bytes = Vec::new();
     clap_mangen::Man::new(command).render(&mut bytes)?;
     let mut page = String::from_utf8_lossy(&bytes).into_owned();
+    if !about.commands.is_empty() {
+        page.push_str("\n.SH COMMANDS\nAt the control socket, by \\fBvhost\\-device\\-ctl\\fR(1), beside those of every daemon:\n");
+    }
+    for command in about.commands {
+        let escape = |text: &str| {
+            text.replace('\\', "\\\\")
+                .replace('-', "\\-")
+                .replace('\'', "\\(aq")
+        };
+        let (name, arguments, help) = (
+            escape(command.name),
+            escape(command.arguments),
+            escape(command.help),
+        );
+        page.push_str(&format!(".TP\n\\fB{name}\\fR {arguments}\n{help}\n"));
+    }
     page.push_str(
         r#"
 .SH "EXIT STATUS"
