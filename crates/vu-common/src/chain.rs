@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::cursor::{Reader, Writer};
 use crate::flow::{Head, Run};
@@ -255,7 +254,6 @@ impl<'a> Walk<'a> {
             },
             readable_len: self.readable_len,
             writable_len: self.writable_len,
-            popped: None,
         }
     }
 }
@@ -265,8 +263,6 @@ pub(crate) struct Parts {
     pub(crate) buffers: Buffers,
     pub(crate) readable_len: u32,
     pub(crate) writable_len: u32,
-    /// When, if it is timed.
-    pub(crate) popped: Option<Instant>,
 }
 
 /// An answered chain on its way to the used ring.
@@ -275,7 +271,6 @@ pub(crate) struct Done {
     pub(crate) head: Head,
     pub(crate) written: u32,
     pub(crate) buffers: Buffers,
-    pub(crate) popped: Option<Instant>,
 }
 
 /// One request: a popped descriptor chain, checked, and owned until it is completed.
@@ -395,7 +390,6 @@ impl Chain {
             head: self.head,
             written: written.min(self.parts.writable_len),
             buffers: std::mem::take(&mut self.parts.buffers),
-            popped: self.parts.popped,
         })
     }
 }

@@ -9,7 +9,7 @@ use crate::chain::ChainFault;
 
 /// Latencies are counted by powers of two of a microsecond; the last bucket takes all from four seconds on.
 const BUCKETS: usize = 24;
-/// So many requests are timed each, and of those that follow one in so many: a clock costs a fast device too much.
+/// So many requests are timed, and of those that follow one in so many, one at a time: a clock costs a fast device too much.
 const TIMED_EACH: u64 = 1024;
 const TIMED_ONE_IN: u64 = 16;
 

@@ -38,6 +38,8 @@ pub(crate) struct State {
     stopping: bool,
     flow: Option<Flow>,
     pub(crate) counters: Counters,
+    /// The request that is timed now, by its head, and when it was popped.
+    timed: Option<(u16, Instant)>,
 }
 
 impl State {
@@ -62,6 +64,7 @@ impl State {
             stopping: false,
             flow: None,
             counters: Counters::default(),
+            timed: None,
         })
     }
 
@@ -119,6 +122,30 @@ impl State {
             false
         });
         (worked, wakes)
+    }
+
+    /// A request goes to the device.
+    pub(crate) fn popped(&mut self, head: u16, readable: u32) {
+        if self.counters.request(readable) && self.timed.is_none() {
+            self.timed = Some((head, Instant::now()));
+        }
+    }
+
+    /// It comes back, to be popped again.
+    pub(crate) fn unpopped(&mut self, head: u16, readable: u32) {
+        self.counters.unrequest(readable);
+        self.timed = self.timed.filter(|(timed, _)| *timed != head);
+    }
+
+    /// It is answered.
+    pub(crate) fn served(&mut self, head: u16, written: u32) {
+        self.counters.bytes_written = self.counters.bytes_written.wrapping_add(written.into());
+        if let Some((timed, since)) = self.timed
+            && timed == head
+        {
+            self.counters.took(since.elapsed());
+            self.timed = None;
+        }
     }
 
     /// Puts a head into the used ring.
@@ -183,6 +210,7 @@ impl State {
             self.vring.set_queue_next_avail(flow.ring().next_avail);
         }
         self.vring.set_kick(None);
+        self.timed = None;
         (self.started, self.broken, self.stopping) = (false, false, false);
         self.vring.queue_next_avail()
     }

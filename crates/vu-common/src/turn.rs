@@ -7,7 +7,6 @@
 use std::cell::{Cell, RefCell};
 use std::ptr;
 use std::sync::{Arc, MutexGuard};
-use std::time::Instant;
 
 use crate::chain::{Chain, ChainFault, Done, Walk};
 use crate::flow::Head;
@@ -85,10 +84,8 @@ impl<'a> Turn<'a> {
             let flow = state.flow()?;
             match Walk::run(flow.ring(), head.index, spare.pop().unwrap_or_default()) {
                 Ok(walk) => {
-                    let (run, mut parts) = (flow.run().clone(), walk.finish());
-                    if state.counters.request(parts.readable_len) {
-                        parts.popped = Some(Instant::now());
-                    }
+                    let (run, parts) = (flow.run().clone(), walk.finish());
+                    state.popped(head.index, parts.readable_len);
                     return Some(Chain::new(run, head, parts));
                 }
                 Err((fault, slices)) => {
@@ -134,7 +131,7 @@ impl<'a> Turn<'a> {
         let Some(done) = chain.into_done(0) else { return };
         if done.run.is_current() {
             state.give_back(done.head);
-            state.counters.unrequest(readable);
+            state.unpopped(done.head.index, readable);
         }
         self.recycle(done.buffers.slices);
     }
@@ -177,11 +174,7 @@ impl<'a> Turn<'a> {
                     log.mark(slice.guest_addr(), slice.len() as u64);
                 }
             }
-            let counters = &mut state.counters;
-            counters.bytes_written = counters.bytes_written.wrapping_add(done.written.into());
-            if let Some(popped) = done.popped {
-                counters.took(popped.elapsed());
-            }
+            state.served(done.head.index, done.written);
             state.answer(done.head.index, done.written);
         }
         self.recycle(done.buffers.slices);
