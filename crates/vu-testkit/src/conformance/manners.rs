@@ -308,6 +308,26 @@ pub(super) fn an_unknown_option_is_an_error(cx: &mut Cx) -> Result<()> {
     Ok(())
 }
 
+/// Runs a tool that complains of a file.
+fn passes(tool: &[&str]) -> Result<()> {
+    let run = Command::new(tool[0])
+        .args(&tool[1..])
+        .stdin(Stdio::null())
+        .output();
+    let run = match run {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return super::context::skip(format!("{} is not installed", tool[0]));
+        }
+        run => run?,
+    };
+    let complaints = String::from_utf8_lossy(&run.stderr);
+    ensure!(
+        run.status.success() && (tool[0] != "man" || complaints.is_empty()),
+        "{tool:?}: {complaints}"
+    );
+    Ok(())
+}
+
 pub(super) fn its_papers_pass_their_tools(cx: &mut Cx) -> Result<()> {
     let launch = cx.daemon()?.launch().clone();
     let name = launch
@@ -356,21 +376,7 @@ pub(super) fn its_papers_pass_their_tools(cx: &mut Cx) -> Result<()> {
             &service,
         ],
     ] {
-        let run = Command::new(tool[0])
-            .args(&tool[1..])
-            .stdin(Stdio::null())
-            .output();
-        let run = match run {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return super::context::skip(format!("{} is not installed", tool[0]));
-            }
-            run => run?,
-        };
-        let complaints = String::from_utf8_lossy(&run.stderr);
-        ensure!(
-            run.status.success() && (tool[0] != "man" || complaints.is_empty()),
-            "{tool:?}: {complaints}"
-        );
+        passes(tool)?;
     }
     Ok(())
 }
