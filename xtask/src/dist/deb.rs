@@ -156,20 +156,16 @@ fn sums(source: &Source, root: &Path) -> Result<String> {
 
 fn copyright(source: &Source, package: &Package) -> Result<String> {
     let mut text = format!(
-        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: {}\nSource: {}\n\n\
-         Files: *\nCopyright: The vhost-device developers\nLicense: Apache-2.0 or BSD-3-clause\n",
+        "{} comes from {}.\n\nCopyright: the vhost-device developers\n\nLicence: Apache-2.0 or BSD-3-Clause, as you prefer.\n",
         package.name, package.homepage
     );
     for (name, licence) in licences(source)? {
-        text.push_str(&format!("\nLicense: {name}\n"));
         let body = if name == "Apache-2.0" {
-            "The text is in /usr/share/common-licenses/Apache-2.0 on Debian systems.\n".to_owned()
+            "The text is in /usr/share/common-licenses/Apache-2.0 on Debian systems.\n"
         } else {
-            licence
+            &licence
         };
-        for line in body.lines() {
-            text.push_str(&format!(" {}\n", if line.trim().is_empty() { "." } else { line }));
-        }
+        text.push_str(&format!("\n{name}\n\n{body}"));
     }
     Ok(text)
 }

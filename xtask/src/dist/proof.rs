@@ -129,6 +129,18 @@ fn debian_packages_are_clean() -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// Unpacks an archive.
+fn extract(archive: &Path, options: &[&str], into: &Path) -> Result<()> {
+    let mut tar = Command::new("tar");
+    tar.arg("--directory")
+        .arg(into)
+        .args(options)
+        .arg("--extract")
+        .arg("--file")
+        .arg(archive);
+    util::capture(&mut tar).map(drop)
+}
+
 /// A Debian system of this release with nothing but what is essential, and systemd for its users.
 fn clean_root(folder: &Path) -> Result<PathBuf> {
     let os = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
@@ -144,12 +156,7 @@ fn clean_root(folder: &Path) -> Result<PathBuf> {
     }
     let root = folder.join("root");
     fs::create_dir(&root)?;
-    let mut tar = Command::new("tar");
-    tar.arg("--directory")
-        .arg(&root)
-        .args(["--exclude=./dev/*", "--extract", "--file"])
-        .arg(&cached);
-    util::capture(&mut tar)?;
+    extract(&cached, &["--exclude=./dev/*"], &root)?;
     // Scripts of packages write there.
     write(&root.join("dev/null"), b"")?;
     Ok(root)
@@ -297,12 +304,7 @@ fn unpack(source: &Source, image: &Path, folder: &Path) -> Result<(PathBuf, Vec<
     let config = read(&blob(&manifest["config"])?)?;
     let root = folder.join("root");
     fs::create_dir(&root)?;
-    let mut tar = Command::new("tar");
-    tar.arg("--directory")
-        .arg(&root)
-        .args(["--extract", "--gzip", "--file"])
-        .arg(blob(&manifest["layers"][0])?);
-    util::capture(&mut tar)?;
+    extract(&blob(&manifest["layers"][0])?, &["--gzip"], &root)?;
     ensure!(
         config["config"]["User"] == format!("{NOBODY}:{NOBODY}"),
         "{config}"
@@ -424,12 +426,7 @@ fn cargo_installs_them_without_a_network() -> Result<Outcome> {
         let crates = folder.join("crates");
         util::run(crate::check::pack()?.arg("--target-dir").arg(&crates))?;
         for file in ending(&crates.join("package"), ".crate")? {
-            let mut tar = Command::new("tar");
-            tar.arg("--directory")
-                .arg(&registry)
-                .args(["--extract", "--gzip", "--file"])
-                .arg(&file);
-            util::capture(&mut tar)?;
+            extract(&file, &["--gzip"], &registry)?;
             let name = file.file_stem().context("a file has a name")?;
             let sum = json!({"files": {}, "package": sha256(&source, &file)?});
             write(

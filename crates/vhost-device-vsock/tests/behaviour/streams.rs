@@ -4,6 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 use serde_json::json;
@@ -150,15 +151,20 @@ fn payload_after_the_end_of_sending_is_refused() {
     rig.expect(op::RST);
 }
 
-#[test]
-fn a_clean_end_is_answered_once_the_host_has_all() {
+/// A guest that has sent more than the kernel keeps for a process that does not read.
+fn full() -> (Rig, UnixStream, Vec<u8>) {
     let mut rig = Rig::with(&["--buffer-size", "1048576"]);
-    let (_, mut stream) = rig.connect(80);
-    // More than the kernel keeps for a process that does not read.
+    let (_, stream) = rig.connect(80);
     let bytes: Vec<u8> = (0..900_000_u32).map(|at| (at >> 5) as u8).collect();
     for part in bytes.chunks(PAYLOAD) {
         rig.send(Header::new(op::RW, PORT, 80).with(part));
     }
+    (rig, stream, bytes)
+}
+
+#[test]
+fn a_clean_end_is_answered_once_the_host_has_all() {
+    let (mut rig, mut stream, bytes) = full();
     rig.send(shutdown(RECEIVE | SEND).with(b""));
     let mut got = Vec::new();
     stream.read_to_end(&mut got).unwrap();
@@ -169,13 +175,7 @@ fn a_clean_end_is_answered_once_the_host_has_all() {
 
 #[test]
 fn a_guest_that_does_not_wait_for_its_end_loses_nothing() {
-    let mut rig = Rig::with(&["--buffer-size", "1048576"]);
-    let (_, mut stream) = rig.connect(80);
-    // More than the kernel keeps for a process that does not read.
-    let bytes: Vec<u8> = (0..900_000_u32).map(|at| (at >> 5) as u8).collect();
-    for part in bytes.chunks(PAYLOAD) {
-        rig.send(Header::new(op::RW, PORT, 80).with(part));
-    }
+    let (mut rig, mut stream, bytes) = full();
     rig.send(shutdown(RECEIVE | SEND).with(b""));
     rig.send(Header::new(op::RST, PORT, 80).with(b""));
     // Its port is free, and another connection on it is another connection.
@@ -200,13 +200,7 @@ fn connections_are_listed_at_the_control_socket() {
 
 #[test]
 fn what_a_guest_sent_arrives_after_it_has_gone() {
-    let mut rig = Rig::with(&["--buffer-size", "1048576"]);
-    let (_, mut stream) = rig.connect(80);
-    // More than the kernel keeps for a process that does not read.
-    let bytes: Vec<u8> = (0..900_000_u32).map(|at| (at >> 5) as u8).collect();
-    for part in bytes.chunks(PAYLOAD) {
-        rig.send(Header::new(op::RW, PORT, 80).with(part));
-    }
+    let (rig, mut stream, bytes) = full();
     let Rig {
         guest, daemon, dir, ..
     } = rig;

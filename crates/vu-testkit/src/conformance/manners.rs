@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -169,13 +170,18 @@ pub(super) fn the_pid_file_holds_the_pid(cx: &mut Cx) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn readiness_is_notified(cx: &mut Cx) -> Result<()> {
-    let launch = cx.daemon()?.launch().clone();
-    let dir = TempDir::new()?;
+/// A service manager that listens: its socket, where that is, and where the daemon is to listen.
+fn manager(cx: &Cx, dir: &TempDir) -> Result<(UnixDatagram, PathBuf, PathBuf)> {
     let notify = dir.path().join("notify");
     let receiver = UnixDatagram::bind(&notify)?;
     receiver.set_read_timeout(Some(cx.settings.deadline))?;
-    let socket = dir.path().join("s0");
+    Ok((receiver, notify, dir.path().join("s0")))
+}
+
+pub(super) fn readiness_is_notified(cx: &mut Cx) -> Result<()> {
+    let launch = cx.daemon()?.launch().clone();
+    let dir = TempDir::new()?;
+    let (receiver, notify, socket) = manager(cx, &dir)?;
     let _process = Process::start(launch.command(&socket).env("NOTIFY_SOCKET", &notify))?;
     let mut buffer = [0; 512];
     let length = receiver
@@ -216,10 +222,7 @@ pub(super) fn a_descriptor_tells_that_it_is_ready(cx: &mut Cx) -> Result<()> {
 pub(super) fn the_watchdog_is_fed_and_told_who_is_there(cx: &mut Cx) -> Result<()> {
     let launch = cx.daemon()?.launch().clone();
     let dir = TempDir::new()?;
-    let notify = dir.path().join("notify");
-    let receiver = UnixDatagram::bind(&notify)?;
-    receiver.set_read_timeout(Some(cx.settings.deadline))?;
-    let socket = dir.path().join("s0");
+    let (receiver, notify, socket) = manager(cx, &dir)?;
     let mut command = launch.command(&socket);
     let _process = Process::start(
         command
