@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use crate::backlog::Backlog;
 use crate::credit::{Incoming, Outgoing};
+use crate::pace::Pace;
 use crate::request::{Flow, Kind, Op, Packet, Room};
 use crate::socket::{Message, Socket};
 
@@ -83,6 +84,8 @@ pub(crate) struct Connection {
     pub(crate) in_line: bool,
     /// Buffers of the guest that the last reads filled at a time.
     pub(crate) burst: usize,
+    /// How often to read.
+    pub(crate) pace: Pace,
     incoming: Incoming,
     outgoing: Outgoing,
     backlog: Backlog,
@@ -140,6 +143,7 @@ impl Connection {
             deadline: None,
             in_line: false,
             burst: 1,
+            pace: Pace::default(),
             incoming: Incoming::new(reserved),
             outgoing: Outgoing::default(),
             backlog: Backlog::default(),
@@ -255,6 +259,7 @@ impl Connection {
 
     /// Whether payload of `len` bytes may come now.
     pub(crate) fn accept(&mut self, len: u32) -> Result<(), End> {
+        self.pace.interrupt();
         let legal = self.state == State::Established && !self.guest.send;
         if legal && self.incoming.received(len) && self.backlog.messages() < MAX_MESSAGES {
             Ok(())

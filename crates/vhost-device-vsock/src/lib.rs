@@ -10,6 +10,7 @@
 //! | `credit.rs` | how much may be under way |
 //! | `connection.rs` | the life of one connection |
 //! | `backlog.rs` | what waits for the host |
+//! | `pace.rs` | how often to read from who writes little at a time |
 //! | `socket.rs` | the host's end of a connection |
 //! | `network.rs` | guests that may speak to each other |
 //! | `device.rs` | what there is for one guest, and how its packets are answered |
@@ -24,6 +25,7 @@ mod connection;
 mod credit;
 mod device;
 mod network;
+mod pace;
 mod request;
 mod socket;
 mod spec;

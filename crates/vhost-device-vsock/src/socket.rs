@@ -76,6 +76,11 @@ impl Socket {
         self.hung_up |= hung_up;
     }
 
+    /// What there is to read is to wait until [`ready`](Self::ready) says so.
+    pub(crate) fn rest(&mut self) {
+        self.readable = false;
+    }
+
     /// The other end was closed altogether.
     pub(crate) fn is_hung_up(&self) -> bool {
         self.hung_up

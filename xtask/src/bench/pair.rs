@@ -146,6 +146,11 @@ impl<'a> Pair<'a> {
         })
     }
 
+    /// The CPUs of the daemons.
+    pub(super) fn cpus(&self) -> &[usize] {
+        &self.cpus
+    }
+
     pub(super) fn peer(&self) -> &'static str {
         self.launches.peer
     }

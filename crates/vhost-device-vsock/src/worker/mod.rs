@@ -31,6 +31,7 @@ use crate::backend::Host;
 use crate::connection::{Connection, End, State};
 use crate::device::Home;
 use crate::network::{Membership, Network};
+use crate::pace::REST;
 use crate::request::{Flow, Kind, Op, Reset};
 use crate::spec::{EVENT, feature};
 use arrivals::Arrivals;
@@ -47,6 +48,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 /// Events of the sockets that are taken at a time.
 const EVENTS: usize = 64;
+/// What is waited for of a socket that rests, and of one that does not.
+const RESTING: epoll::EventFlags = epoll::EventFlags::OUT
+    .union(epoll::EventFlags::RDHUP)
+    .union(epoll::EventFlags::ET);
+const AWAKE: epoll::EventFlags = RESTING.union(epoll::EventFlags::IN);
 
 /// What an event of the `epoll` is for: two bits of its data; the others are a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +101,9 @@ pub struct VsockWorker {
     watched: Option<Token>,
     /// Runs out when the first deadline may have passed.
     timer: Option<Token>,
+    /// Connections whose sockets rest, and what ends that.
+    resting: Vec<u64>,
+    rest: Option<Token>,
     /// The guest is to be told that its connections of before are gone.
     reset_owed: bool,
 }
@@ -152,6 +161,8 @@ impl VsockWorker {
             arrivals: Arrivals::default(),
             watched: None,
             timer: None,
+            resting: Vec::new(),
+            rest: None,
             reset_owed: true,
         })
     }
@@ -187,14 +198,8 @@ impl VsockWorker {
         if state != State::Established {
             connection.deadline = Instant::now().checked_add(PATIENCE);
         }
-        let flags =
-            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-        let added = epoll::add(
-            &self.poll,
-            &connection.socket,
-            Source::Connection(id).to_data(),
-            flags,
-        );
+        let data = Source::Connection(id).to_data();
+        let added = epoll::add(&self.poll, &connection.socket, data, AWAKE);
         if let Err(e) = added {
             guest_warn!("no further connection: {e}");
             self.table.remove(id);
@@ -273,6 +278,16 @@ impl VsockWorker {
         });
     }
 
+    /// Reads again from the sockets that rest.
+    fn end_rest(&mut self) {
+        for id in std::mem::take(&mut self.resting) {
+            self.step(id, |connection| {
+                connection.socket.ready(true, false, false);
+                Ok(())
+            });
+        }
+    }
+
     /// Ends what has waited too long.
     fn expire(&mut self) {
         let now = Instant::now();
@@ -302,6 +317,9 @@ impl VsockWorker {
             if !self.take(cx) {
                 break;
             }
+        }
+        if self.rest.is_none() && !self.resting.is_empty() {
+            self.rest = Some(cx.timer(REST));
         }
         if self.timer.is_some() {
             return;
@@ -345,6 +363,9 @@ impl Worker for VsockWorker {
         } else if self.timer == Some(token) {
             self.timer = None;
             self.expire();
+        } else if self.rest == Some(token) {
+            self.rest = None;
+            self.end_rest();
         }
         self.run(cx);
     }

@@ -7,9 +7,10 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::time::Instant;
 
+use rustix::event::epoll;
 use vu_common::{Chain, Cx, Segments, guest_warn};
 
-use super::{PATIENCE, VsockWorker};
+use super::{AWAKE, PATIENCE, RESTING, Source, VsockWorker};
 use crate::connection::{End, Next};
 use crate::spec::{EVENT, EVENT_TRANSPORT_RESET, HEADER_LEN, RX};
 
@@ -143,6 +144,7 @@ impl VsockWorker {
         }
         let result = connection.socket.read_segments(segments);
         let mut left = *result.as_ref().unwrap_or(&0);
+        connection.pace.read(left);
         connection.burst = match left {
             len if len == room => connection.burst.saturating_mul(2).min(MAX_CHAINS),
             len if len < room / 2 => (connection.burst / 2).max(1),
@@ -164,10 +166,35 @@ impl VsockWorker {
                 connection.host_is_mute();
                 Ok(0)
             }
+            Ok(len) if len < room => self.rest_or_wake(id).map(|()| len),
             Ok(len) => Ok(len),
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
+            // Nothing has come while it rested.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && connection.pace.rests() => {
+                self.rest_or_wake(id).map(|()| 0)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
             Err(_) => Err(End::Reset),
         }
+    }
+
+    /// There is no more to read: has the socket rest or wake us, as its pace is.
+    fn rest_or_wake(&mut self, id: u64) -> Result<(), End> {
+        let Some(connection) = self.table.get(id) else {
+            return Ok(());
+        };
+        let rested = connection.pace.rests();
+        let rests = connection.pace.paused(Instant::now());
+        if rests {
+            connection.socket.rest();
+            self.resting.push(id);
+        }
+        if rests != rested {
+            let flags = if rests { RESTING } else { AWAKE };
+            let data = Source::Connection(id).to_data();
+            epoll::modify(&self.poll, &connection.socket, data, flags).map_err(|_| End::Reset)?;
+        }
+        Ok(())
     }
 
     /// Tells the driver that connections of before are gone, where the front end gives us the event queue.

@@ -118,6 +118,29 @@ impl Rig {
         header
     }
 
+    /// The next `len` bytes of the connection to port 80, never more than there is credit for.
+    pub(crate) fn receive_bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut got = Vec::new();
+        let mut forwarded = 0;
+        while got.len() < len {
+            let (header, payload) = self.receive();
+            let asked = header.op == op::CREDIT_REQUEST;
+            assert!(asked || header.op == op::RW, "{header:?}");
+            got.extend(payload);
+            let under_way = got.len() - forwarded;
+            assert!(under_way <= 65536, "{under_way} bytes without credit");
+            if asked || under_way > 32768 {
+                forwarded = got.len();
+                let update = Header {
+                    fwd_cnt: forwarded as u32,
+                    ..Header::new(op::CREDIT_UPDATE, PORT, 80)
+                };
+                self.send(update.with(b""));
+            }
+        }
+        got
+    }
+
     /// No packet has come that was not waited for: a reset that must be answered is the barrier.
     pub(crate) fn quiet(&mut self) {
         self.send(Header::new(op::RW, 9999, 9999).with(b"barrier"));

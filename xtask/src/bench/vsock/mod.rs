@@ -17,15 +17,19 @@ use vu_testkit::process;
 
 use super::Row;
 use super::pair::{Args, Bench, Launches, Pair, lower, micros};
-use super::report::{self, Group};
+use super::report::{self, Fact, Group, median};
+use ceiling::ceiling;
 use driver::{Connection, Driver, MAX_PAYLOAD, read, write};
 
+mod ceiling;
 mod driver;
 
 /// How many times the peer's throughput, and how many times less than its latency.
 const GOAL: Option<f64> = Some(2.0);
 /// Bytes that the host's process takes at a time.
 const READ: usize = 256 << 10;
+/// Writes that it makes at a time.
+const WRITES: usize = 64;
 /// Bytes of a question, and of its answer.
 const QUESTION: u32 = 64;
 /// Connections that are opened and closed at once.
@@ -95,9 +99,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
         port: Cell::new(1 << 16),
     };
     let wanted = LOADS.iter().filter(|load| args.wants(load.title));
-    let groups = wanted
-        .map(|load| stream(&mut pair, &plan, load))
-        .collect::<Result<Vec<_>>>()?;
+    let (mut groups, mut facts) = (Vec::new(), Vec::new());
+    for load in wanted {
+        let samples = samples(&mut pair, &plan, load)?;
+        groups.push(group(load, pair.peer(), &samples));
+        if load.way == Way::ToGuest {
+            facts.push(share(load, pair.cpus(), plan.time, &samples)?);
+        }
+    }
     let mut rows = Vec::new();
     let mut answers = Vec::new();
     if args.wants("latency") {
@@ -115,11 +124,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
         rows.push(idle_connections(&mut pair, &plan)?);
     }
     rows.extend([pair.start_up()?, pair.memory()?]);
-    let idle = pair.idle()?;
+    facts.push(pair.idle()?);
     report::print_groups(&groups);
     report::print_groups(&answers);
     report::print(pair.peer(), &rows);
-    report::print_facts(pair.peer(), &[idle]);
+    report::print_facts(pair.peer(), &facts);
     Ok(())
 }
 
@@ -148,8 +157,8 @@ fn with_connection<T>(
     Ok(result)
 }
 
-fn stream(pair: &mut Pair, plan: &Plan, load: &Load) -> Result<Group> {
-    let samples = pair.turns(|bench| {
+fn samples(pair: &mut Pair, plan: &Plan, load: &Load) -> Result<Vec<(Sample, Sample)>> {
+    pair.turns(|bench| {
         let pid = bench.daemon.pid();
         with_connection(bench, plan, |driver, connection, host| {
             let cpu = process::cpu_time(pid)?;
@@ -165,7 +174,10 @@ fn stream(pair: &mut Pair, plan: &Plan, load: &Load) -> Result<Group> {
                 cpu_per_gib: cpu.as_secs_f64() * GIB / bytes,
             })
         })
-    })?;
+    })
+}
+
+fn group(load: &Load, peer: &str, samples: &[(Sample, Sample)]) -> Group {
     let row = |title: &str, unit, goal, value: fn(&Sample) -> f64| Row {
         title: title.to_owned(),
         unit,
@@ -173,14 +185,29 @@ fn stream(pair: &mut Pair, plan: &Plan, load: &Load) -> Result<Group> {
         goal,
         pairs: samples.iter().map(|(a, b)| (value(a), value(b))).collect(),
     };
-    Ok(Group {
+    Group {
         title: load.title.to_owned(),
-        peer: pair.peer().to_owned(),
+        peer: peer.to_owned(),
         noisy: false,
         rows: vec![
             row("throughput", "MB/s", GOAL, |sample| sample.bytes_per_second / 1e6),
             row("CPU per GiB", "s", None, |sample| sample.cpu_per_gib),
         ],
+    }
+}
+
+/// What part of the speed of the host's socket arrives at the guest.
+fn share(load: &Load, cpus: &[usize], time: Duration, samples: &[(Sample, Sample)]) -> Result<Fact> {
+    let ceilings = samples.iter().map(|_| ceiling(cpus, load.size as usize, time));
+    let ceiling = median(&mut ceilings.collect::<Result<Vec<_>>>()?);
+    let share = |speeds: &mut dyn Iterator<Item = f64>| {
+        format!("{:.2}", median(&mut speeds.collect::<Vec<_>>()) / ceiling)
+    };
+    Ok(Fact {
+        title: format!("{}: part of what the host's socket takes", load.title),
+        ours: share(&mut samples.iter().map(|(ours, _)| ours.bytes_per_second)),
+        theirs: share(&mut samples.iter().map(|(_, theirs)| theirs.bytes_per_second)),
+        reached: None,
     })
 }
 
@@ -232,7 +259,7 @@ fn to_guest(
         let more = Instant::now() < end;
         let mut len = 0;
         // Not more than the socket's buffer takes, then the guest looks for packets.
-        for _ in 0..if more { 64 } else { 0 } {
+        for _ in 0..if more { WRITES } else { 0 } {
             rest = if rest == 0 { bytes.len() } else { rest };
             let written = write(host, &bytes[..rest])?;
             if written == 0 {
