@@ -192,7 +192,10 @@ impl VsockWorker {
         if rests != rested {
             let flags = if rests { RESTING } else { AWAKE };
             let data = Source::Connection(id).to_data();
-            epoll::modify(&self.poll, &connection.socket, data, flags).map_err(|_| End::Reset)?;
+            if let Err(e) = epoll::modify(&self.poll, &connection.socket, data, flags) {
+                log::warn!("cannot wait for a socket of the host any more: {e}");
+                return Err(End::Reset);
+            }
         }
         Ok(())
     }
