@@ -4,6 +4,7 @@
 mod config;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
@@ -52,16 +53,18 @@ pub struct VsockArgs {
     #[arg(long, value_name = "NAME+NAME..", conflicts_with = "vm")]
     groups: Vec<String>,
 
-    /// A guest: guest-cid=CID,uds-path=PATH,groups=NAME+NAME
+    /// A guest: guest-cid=CID,uds-path=PATH,socket=PATH,groups=NAME+NAME
     ///
     /// Instead of uds-path, forward-cid=CID and forward-listen=PORT+PORT. The keys are the long options of this help,
-    /// buffer-size, memory and connections too. A comma within a value is written twice.
+    /// buffer-size, memory and connections too. Where no guest has a socket, they go to those of --socket-path in turn.
+    /// A comma within a value is written twice.
     #[arg(long, value_name = "KEY=VALUE,..", value_parser = vm)]
     vm: Vec<Vm>,
 
-    /// Guests from a TOML file: tables [[vm]] with the keys of --vm, in the order of the sockets
+    /// Guests from a TOML file: tables [[vm]] with the keys of --vm
     #[arg(long, value_name = "FILE", conflicts_with_all = ["vm", "guest_cid", "uds_path", "forward_cid", "groups"])]
-    config: Option<PathBuf>,
+    #[arg(value_parser = config::read)]
+    config: Option<Config>,
 
     /// Bytes that one connection may have under way to the host
     #[arg(
@@ -82,7 +85,15 @@ pub struct VsockArgs {
     /// Connections that a guest may have
     #[arg(long, value_name = "N", default_value = "4096")]
     connections: usize,
+
+    /// The common options with the sockets that guests name, once somebody asks.
+    #[arg(skip)]
+    with_sockets: OnceLock<CommonArgs>,
 }
+
+/// The guests of a file.
+#[derive(Clone, Debug)]
+struct Config(Vec<Vm>);
 
 /// One guest.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
@@ -90,6 +101,8 @@ pub struct VsockArgs {
 struct Vm {
     #[arg(long, value_parser = guest_cid)]
     guest_cid: u32,
+    #[arg(long, alias = "socket")]
+    socket_path: Option<PathBuf>,
     #[arg(long, conflicts_with = "forward_cid", required_unless_present = "forward_cid")]
     uds_path: Option<PathBuf>,
     #[arg(long)]
@@ -117,7 +130,10 @@ const DEFAULT_GROUP: &str = "default";
 
 impl AsRef<CommonArgs> for VsockArgs {
     fn as_ref(&self) -> &CommonArgs {
-        &self.common
+        self.with_sockets.get_or_init(|| {
+            let paths = self.named().iter().filter_map(|vm| vm.socket_path.clone());
+            self.common.clone().with_sockets(paths)
+        })
     }
 }
 
@@ -129,6 +145,7 @@ impl VsockArgs {
     pub fn open(&self) -> anyhow::Result<Vec<Vsock>> {
         let network = Network::new();
         let vms = self.vms()?;
+        self.check_sockets()?;
         for (at, vm) in vms.iter().enumerate() {
             let twice = vms.iter().take(at).any(|other| other.guest_cid == vm.guest_cid);
             ensure!(!twice, "two guests with the context id {}", vm.guest_cid);
@@ -146,12 +163,32 @@ impl VsockArgs {
             .collect()
     }
 
-    fn vms(&self) -> anyhow::Result<Vec<Vm>> {
-        if let Some(path) = &self.config {
-            return config::read(path);
+    /// The guests of `--vm` or `--config`.
+    fn named(&self) -> &[Vm] {
+        self.config.as_ref().map_or(&self.vm, |Config(vms)| vms)
+    }
+
+    /// All guests have a socket of their own, or none has.
+    fn check_sockets(&self) -> anyhow::Result<()> {
+        let has = |vm: &&Vm| vm.socket_path.is_some();
+        let Some(with) = self.named().iter().find(has) else {
+            return Ok(());
+        };
+        if let Some(without) = self.named().iter().find(|vm| !has(vm)) {
+            let (with, without) = (with.guest_cid, without.guest_cid);
+            bail!("guest {with} has a socket of its own, guest {without} has none");
         }
-        if !self.vm.is_empty() {
-            return Ok(self.vm.clone());
+        let others = self.common.sockets();
+        ensure!(
+            others == 0,
+            "each guest has a socket of its own, and there are {others} more"
+        );
+        Ok(())
+    }
+
+    fn vms(&self) -> anyhow::Result<Vec<Vm>> {
+        if !self.named().is_empty() {
+            return Ok(self.named().to_vec());
         }
         let (cids, paths) = (self.guest_cid.len(), self.uds_path.len());
         if self.forward_cid.is_some() {
@@ -177,6 +214,7 @@ impl VsockArgs {
     fn vm_at(&self, at: usize) -> Vm {
         Vm {
             guest_cid: self.guest_cid.get(at).copied().unwrap_or(DEFAULT_CID),
+            socket_path: None,
             uds_path: self.uds_path.get(at).cloned(),
             forward_cid: self.forward_cid,
             forward_listen: self.forward_listen.clone(),
@@ -268,6 +306,28 @@ mod tests {
         assert_eq!(by_options.vms().unwrap(), by_one.vms().unwrap());
         let alone = parse(&["--uds-path", "/a"]).unwrap().vms().unwrap();
         assert_eq!((alone[0].guest_cid, &*alone[0].groups), (3, "default"));
+    }
+
+    #[test]
+    fn each_guest_may_have_a_socket_of_its_own() {
+        let bare = |options: &[&str]| {
+            let args = VsockArgs::try_parse_from(["vhost-device-vsock"].iter().chain(options)).unwrap();
+            (
+                args.as_ref().sockets(),
+                args.check_sockets().map_err(|e| e.to_string()),
+            )
+        };
+        let (a, b) = (
+            "guest-cid=3,uds-path=/a,socket=/s",
+            "guest-cid=4,uds-path=/b,socket-path=/t",
+        );
+        let without = "guest-cid=5,uds-path=/c";
+        assert_eq!(bare(&["--vm", a, "--vm", b]), (2, Ok(())));
+        assert_eq!(bare(&["--vm", without, "--socket-path", "/s"]), (1, Ok(())));
+        let error = bare(&["--vm", a, "--vm", without]).1.unwrap_err();
+        assert_eq!(error, "guest 3 has a socket of its own, guest 5 has none");
+        let error = bare(&["--vm", a, "--socket-path", "/u"]).1.unwrap_err();
+        assert_eq!(error, "each guest has a socket of its own, and there are 1 more");
     }
 
     #[test]

@@ -99,6 +99,13 @@ impl CommonArgs {
         }
     }
 
+    /// The same with more `--socket-path`, for devices whose own options name sockets.
+    #[must_use]
+    pub fn with_sockets(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.socket_path.extend(paths);
+        self
+    }
+
     /// What these options need of the host once the daemon is confined: to remove what it made.
     pub(crate) fn needs(&self) -> Needs {
         let made = self

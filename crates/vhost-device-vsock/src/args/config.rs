@@ -5,24 +5,24 @@
 //! [[vm]]
 //! guest-cid = 3
 //! uds-path = "/run/vm/a.vsock"
+//! socket-path = "/run/vm/a.sock"
 //! groups = ["web", "db"]
 //! ```
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use toml::{Table, Value};
 
-use super::Vm;
+use super::{Config, Vm};
 
 /// The guests of the file, in its order.
 ///
 /// # Errors
 /// What is wrong in it, with the number of the guest, from 1 on.
-pub(super) fn read(path: &Path) -> Result<Vec<Vm>> {
-    let shown = || path.display().to_string();
-    parse(&fs::read_to_string(path).with_context(shown)?).with_context(shown)
+pub(super) fn read(path: &str) -> Result<Config, String> {
+    let text = fs::read_to_string(path).map_err(|e| e.to_string())?;
+    parse(&text).map(Config).map_err(|e| format!("{e:#}"))
 }
 
 fn parse(text: &str) -> Result<Vec<Vm>> {

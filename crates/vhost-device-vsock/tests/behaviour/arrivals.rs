@@ -4,10 +4,12 @@
 use std::fs;
 use std::io::{Read, Write};
 
-use vu_testkit::devices::vsock::{Header, op};
-use vu_testkit::spawn::{Launch, TempDir};
+use vu_testkit::devices::vsock::{Header, op, vsock};
+use vu_testkit::frontend::FrontEnd;
+use vu_testkit::guest::{Guest, Options};
+use vu_testkit::spawn::{Daemon, Launch, TempDir};
 
-use crate::support::{PORT, PROGRAM, Rig, line, wait_until};
+use crate::support::{DEADLINE, PORT, PROGRAM, Rig, line, wait_until};
 
 #[test]
 fn bytes_behind_the_first_line_are_the_beginning_of_the_stream() {
@@ -126,4 +128,12 @@ fn the_sockets_go_with_the_daemon() {
     } = rig;
     daemon.process().terminate();
     wait_until("no socket", || paths.iter().all(|path| !path.exists()));
+}
+
+#[test]
+fn a_guest_may_bring_its_socket() {
+    let line = format!("{PROGRAM} --vm guest-cid=3,socket={{socket}},uds-path={{unique}}");
+    let daemon = Daemon::spawn(&Launch::parse(&line).unwrap()).unwrap();
+    let front = FrontEnd::connect(&daemon.socket(), DEADLINE).unwrap();
+    Guest::boot(front, &vsock(), &Options::default()).unwrap();
 }
