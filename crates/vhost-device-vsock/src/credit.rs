@@ -23,12 +23,15 @@ pub(crate) struct Outgoing {
     count: u32,
     /// What `sent` and `count` were when credit was asked for last.
     asked: Option<(u32, u32)>,
+    /// It was asked since the last packet, and had no more room than it had told before.
+    confirmed: bool,
 }
 
 impl Outgoing {
     /// The guest told its room.
     pub(crate) fn update(&mut self, room: Room) {
         let before = self.under_way();
+        self.confirmed = room == self.room && self.asked == Some((self.sent, self.count));
         self.room = room;
         let left = u64::from(self.packets).saturating_mul(self.under_way().into());
         let packets = left.div_ceil(u64::from(before).max(1));
@@ -42,13 +45,22 @@ impl Outgoing {
     /// Bytes that may be sent now. A guest that counts wrong gets none.
     ///
     /// As long as something is under way, none rather than a few: else a guest that reads slowly would get
-    /// its bytes in ever smaller packets.
+    /// its bytes in ever smaller packets. Unless it has confirmed that this is all: it may wait for just these bytes
+    /// (`SO_RCVLOWAT`).
     pub(crate) fn free(&self) -> usize {
-        let under_way = self.under_way();
-        let Room { buf_alloc, .. } = self.room;
-        let free = buf_alloc.saturating_sub(under_way);
-        let few = free < buf_alloc / 8 || self.packets >= self.max_packets();
-        if under_way > 0 && few { 0 } else { free as usize }
+        let waits = self.is_short() && !self.confirmed;
+        let full = self.under_way() > 0 && self.packets >= self.max_packets();
+        if waits || full { 0 } else { self.room() as usize }
+    }
+
+    /// Whether the guest has room for a few bytes beside those under way.
+    fn is_short(&self) -> bool {
+        self.under_way() > 0 && (1..self.room.buf_alloc / 8).contains(&self.room())
+    }
+
+    /// Bytes that the guest has room for.
+    fn room(&self) -> u32 {
+        self.room.buf_alloc.saturating_sub(self.under_way())
     }
 
     fn max_packets(&self) -> u32 {
@@ -61,14 +73,17 @@ impl Outgoing {
         self.packets >= self.max_packets() / 2
     }
 
-    /// Whether to ask for credit: not again before half the room was used anew, in bytes or in packets.
+    /// Whether to ask for credit: not again before half the room was used anew, in bytes or in packets, or it has become
+    /// so little that none is used.
     pub(crate) fn ask(&mut self) -> bool {
+        let now = (self.sent, self.count);
         let due = self.asked.is_none_or(|(sent, count)| {
             self.sent.wrapping_sub(sent) >= (self.room.buf_alloc / 2).max(1)
                 || self.count.wrapping_sub(count) >= self.max_packets() / 2
+                || self.is_short() && self.asked != Some(now)
         });
         if due {
-            self.asked = Some((self.sent, self.count));
+            self.asked = Some(now);
         }
         due
     }
@@ -85,6 +100,7 @@ impl Outgoing {
 
     /// So many bytes were sent.
     pub(crate) fn sent(&mut self, len: usize) {
+        self.confirmed = false;
         self.sent = self.sent.wrapping_add(len as u32);
         self.packets = self.packets.saturating_add(1);
         self.count = self.count.wrapping_add(1);
@@ -173,6 +189,22 @@ mod tests {
         assert_eq!(credit.free(), 8192);
         credit.update(room(1, 8000));
         assert_eq!(credit.free(), 1, "all that this guest ever has");
+    }
+
+    #[test]
+    fn a_few_bytes_of_room_are_used_when_the_guest_has_no_more() {
+        let mut credit = Outgoing::default();
+        credit.update(room(8192, 0));
+        credit.sent(4100);
+        assert!(credit.ask());
+        credit.sent(3900);
+        credit.update(room(8192, 0));
+        assert_eq!(credit.free(), 0, "that was no answer");
+        assert!(credit.ask() && !credit.ask());
+        credit.update(room(8192, 0));
+        assert_eq!(credit.free(), 192);
+        credit.sent(100);
+        assert_eq!(credit.free(), 0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result};
 use std::cell::Cell;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -27,13 +28,19 @@ impl Scratch {
 
     fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("vu-e2e-{}-{number}", std::process::id()));
-        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
-        Ok(Self {
-            path,
-            keep: Cell::new(false),
-        })
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("vu-e2e-{}-{number}", std::process::id()));
+            match std::fs::create_dir(&path) {
+                // A test that failed in a process of the same number has left it.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                made => {
+                    made.with_context(|| path.display().to_string())?;
+                    let keep = Cell::new(false);
+                    return Ok(Self { path, keep });
+                }
+            }
+        }
     }
 
     /// The folder.

@@ -60,6 +60,28 @@ fn bytes_reach_the_guest_within_its_credit() {
     drop(writer.join().unwrap());
 }
 
+/// It may wait for just that, and give no credit before (`SO_RCVLOWAT`).
+#[test]
+fn a_guest_gets_as_much_as_it_has_room_for() {
+    let mut rig = Rig::new();
+    let (_, mut stream) = rig.connect(80);
+    let writer = std::thread::spawn(move || {
+        stream.write_all(&[7; 100_000]).unwrap();
+        stream
+    });
+    let mut got = 0;
+    while got < 65536 {
+        let (header, payload) = rig.receive();
+        got += payload.len();
+        if header.op == op::CREDIT_REQUEST {
+            rig.send(Header::new(op::CREDIT_UPDATE, PORT, 80).with(b""));
+        }
+    }
+    assert_eq!(got, 65536);
+    drop(rig);
+    drop(writer.join().unwrap());
+}
+
 /// Small writes in a row make the device read less often, which must not lose the last of them, nor the end.
 #[test]
 fn many_small_writes_arrive_whole_and_the_end_after_them() {

@@ -21,6 +21,7 @@ mod progress;
 mod qemu;
 mod store;
 pub mod tools;
+mod vsock_tests;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@
 //! | `echo` | accepts `count=` connections, and sends back what comes |
 //! | `many` | opens `count=` connections at once, and passes a byte through each, there and back |
 //! | `refused` | connects to a port where nobody listens |
+//! | `suite` | runs one side of the kernel's own tests, see `suite.rs` |
 //!
 //! `cid=` (2, the host) and `port=` say whom to connect to, or the own port; `seqpacket` is for messages.
 
@@ -22,6 +23,8 @@ use serde_json::{Value, json};
 
 use crate::task::{Options, Task};
 
+mod suite;
+
 /// The context id that stands for any.
 const ANY: u32 = u32::MAX;
 
@@ -30,6 +33,7 @@ const ACTIONS: &[(&str, Task)] = &[
     ("echo", echo),
     ("many", many),
     ("refused", refused),
+    ("suite", suite::run),
 ];
 
 /// Runs one action.
@@ -114,13 +118,18 @@ fn read_pattern(socket: &OwnedFd, bytes: u64, whole: Option<u64>) -> anyhow::Res
     }
 }
 
-fn echo(options: &Options) -> anyhow::Result<Value> {
-    let count: u32 = options.get("count", 1)?;
+/// A socket at which connections to `port` arrive.
+fn listening(options: &Options, port: u32) -> anyhow::Result<OwnedFd> {
     let listener = open(options)?;
-    let port = options.get("port", 1234)?;
     bind(listener.as_raw_fd(), &VsockAddr::new(ANY, port)).context("bind")?;
     listen(&listener, 1024).context("listen")?;
     crate::report::event("listening", json!({ "port": port }));
+    Ok(listener)
+}
+
+fn echo(options: &Options) -> anyhow::Result<Value> {
+    let count: u32 = options.get("count", 1)?;
+    let listener = listening(options, options.get("port", 1234)?)?;
     let mut threads = Vec::new();
     for _ in 0..count {
         let socket = rustix::net::accept(&listener).context("accept")?;
