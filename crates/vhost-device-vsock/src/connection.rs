@@ -209,9 +209,11 @@ impl Connection {
             // The guest gives up, or says what it cannot say yet.
             (Op::Shutdown { .. }, State::Connecting | State::Requested)
             | (Op::Response, _)
-            | (Op::Request, _) => {
+            | (Op::Request, State::Requested) => {
                 return Err(End::Reset);
             }
+            // Linux says it again when its `connect` was interrupted and is called once more.
+            (Op::Request, _) => {}
             (Op::Shutdown { receive, send }, State::Established | State::Left) => {
                 self.guest.receive |= receive;
                 self.guest.send |= send;

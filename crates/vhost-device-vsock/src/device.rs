@@ -9,6 +9,7 @@
 //! | a request to nobody, of a type that was not negotiated, or beyond the bounds | `RST` |
 //! | payload, a shutdown, a response, an unknown operation or type without a connection | `RST` |
 //! | payload beyond the credit, before the connection stands, or after its end | `RST`, the connection ends |
+//! | a request for the connection that it has made, again | nothing, beside the answer to the first |
 //! | a shutdown of both directions | `RST`, once the host has taken what came before |
 //! | a credit request | `CREDIT_UPDATE` |
 //! | `RST` for nothing | nothing |

@@ -157,7 +157,8 @@ fn each_side_may_stop_sending_and_go_on_receiving() {
     assert_eq!((header.op, &payload[..]), (op::RW, &b"answer"[..]));
     assert_ne!(rig.expect(op::SHUTDOWN).flags & SEND, 0);
     rig.send(shutdown(RECEIVE | SEND).with(b""));
-    rig.expect(op::RST);
+    // That the host reads no more either may come before it.
+    while rig.receive().0.op != op::RST {}
 }
 
 #[test]

@@ -34,14 +34,15 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Value> {
         "server" => server(options)?,
         _ => bail!("side={side}: no such side"),
     };
-    let carrier = carry(&tcp, &channel)?;
+    let carriers = carry(&tcp, &channel)?;
     let output = child.stdout.take().context("the output of the tests")?;
     let tests = outcomes(BufReader::new(output))?;
     let status = child.wait()?;
-    // The last word is for the other side, which may still wait for it.
-    carrier
-        .join()
-        .map_err(|panic| anyhow::anyhow!("carrier: {panic:?}"))?;
+    // Until the other side has had the last word, too: this guest may power off then.
+    for carrier in carriers {
+        let ended = carrier.join();
+        ended.map_err(|panic| anyhow::anyhow!("carrier: {panic:?}"))?;
+    }
     ensure!(status.success(), "the tests ended with {status}: {tests:?}");
     Ok(json!({ "tests": tests }))
 }
@@ -114,20 +115,20 @@ fn loopback() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Carries what the tests say, both ways; the thread ends with what this side says.
-fn carry(tcp: &TcpStream, channel: &File) -> anyhow::Result<JoinHandle<()>> {
-    // Closing it waits until the other side has all: the guest may power off then.
-    net::sockopt::set_socket_linger(channel, Some(Duration::from_secs(20))).context("linger")?;
+/// Carries what the tests say, each way until its side has ended.
+fn carry(tcp: &TcpStream, channel: &File) -> anyhow::Result<[JoinHandle<()>; 2]> {
     let (mut from_tcp, mut to_tcp) = (tcp.try_clone()?, tcp.try_clone()?);
     let (mut from_peer, mut to_peer) = (channel.try_clone()?, channel.try_clone()?);
-    thread::spawn(move || {
-        copy(&mut from_peer, &mut to_tcp);
-        let _ = to_tcp.shutdown(Shutdown::Write);
-    });
-    Ok(thread::spawn(move || {
-        copy(&mut from_tcp, &mut to_peer);
-        let _ = net::shutdown(&to_peer, net::Shutdown::Write);
-    }))
+    Ok([
+        thread::spawn(move || {
+            copy(&mut from_peer, &mut to_tcp);
+            let _ = to_tcp.shutdown(Shutdown::Write);
+        }),
+        thread::spawn(move || {
+            copy(&mut from_tcp, &mut to_peer);
+            let _ = net::shutdown(&to_peer, net::Shutdown::Write);
+        }),
+    ])
 }
 
 /// At an error it ends: the tests then miss an answer, and say so.
