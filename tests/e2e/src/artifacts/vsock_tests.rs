@@ -11,7 +11,8 @@ use super::progress::Progress;
 use super::store::{Facts, Ingredients, entries};
 use super::{Lab, tools};
 
-/// The programs of two sides, and what they have beside [`COMMON`].
+/// The programs of two sides, and what they have beside [`COMMON`]. `vsock_diag_test` is not among them: it wants no socket to be
+/// there but its own, and the two sides speak by one.
 const PROGRAMS: [(&str, &[&str]); 2] = [
     ("vsock_test", &["vsock_test.c", "vsock_test_zerocopy.c"]),
     ("vsock_uring_test", &["vsock_uring_test.c", "-luring"]),
