@@ -161,8 +161,9 @@ pub trait Worker: 'static {
     /// A watched file descriptor is ready or a timer ran out.
     fn event(&mut self, _cx: &mut Cx<'_>, _token: Token, _ready: Ready) {}
 
-    /// The thread polls ([`Spec::poll`]): look for completions as far as that needs no system call. Called over
-    /// and over, between `queue` and `event`; what completes its chains here makes the polling go on.
+    /// The thread polls ([`Spec::poll`]): look for what it waits for beside the virtqueues, which costs no system call
+    /// or a single cheap one. What is watched comes by `event` too, but some microseconds later. Called over and over,
+    /// between `queue` and `event`; what completes its chains here makes the polling go on.
     fn poll(&mut self, _cx: &mut Cx<'_>) {}
 
     /// Virtqueue `q` stops: complete or give back every chain of it. The session waits until none is left.

@@ -248,8 +248,8 @@ impl VsockWorker {
         }
     }
 
-    /// The sockets of the host are ready.
-    fn poll_host(&mut self) {
+    /// Takes what the sockets of the host are ready for; whether any is.
+    fn poll_host(&mut self) -> bool {
         let mut events = [epoll::Event {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(0),
@@ -267,6 +267,7 @@ impl VsockWorker {
                 Source::Caller(number) => self.hear(number),
             }
         }
+        count > 0
     }
 
     fn ready(&mut self, id: u64, flags: epoll::EventFlags) {
@@ -348,6 +349,12 @@ impl Worker for VsockWorker {
         if q == EVENT {
             self.tell_reset(cx);
         } else {
+            self.run(cx);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Cx<'_>) {
+        if self.poll_host() {
             self.run(cx);
         }
     }
