@@ -56,7 +56,7 @@ pub struct VsockArgs {
     /// A guest: guest-cid=CID,uds-path=PATH,socket=PATH,groups=NAME+NAME
     ///
     /// Instead of uds-path, forward-cid=CID and forward-listen=PORT+PORT. The keys are the long options of this help,
-    /// buffer-size, memory and connections too. Where no guest has a socket, they go to those of --socket-path in turn.
+    /// buffer-size, queue-size, memory and connections too. Where no guest has a socket, they go to those of --socket-path in turn.
     /// A comma within a value is written twice.
     #[arg(long, value_name = "KEY=VALUE,..", value_parser = vm)]
     vm: Vec<Vm>,
@@ -81,6 +81,10 @@ pub struct VsockArgs {
     /// When little of it is left, new connections get less than --buffer-size; when nothing is, they are refused.
     #[arg(long, value_name = "BYTES", default_value = "268435456")]
     memory: u64,
+
+    /// Largest virtqueue that a guest may have
+    #[arg(long, value_name = "N", value_parser = vu_common::queue_size, default_value = "32768")]
+    queue_size: u16,
 
     /// Connections that a guest may have
     #[arg(long, value_name = "N", default_value = "4096")]
@@ -111,8 +115,10 @@ struct Vm {
     forward_listen: Option<Ports>,
     #[arg(long, default_value = DEFAULT_GROUP)]
     groups: String,
-    #[arg(long, value_parser = buffer_size())]
+    #[arg(long, alias = "tx-buffer-size", value_parser = buffer_size())]
     buffer_size: Option<u32>,
+    #[arg(long, value_parser = vu_common::queue_size)]
+    queue_size: Option<u16>,
     #[arg(long)]
     memory: Option<u64>,
     #[arg(long)]
@@ -158,7 +164,8 @@ impl VsockArgs {
                     connections: vm.connections.unwrap_or(self.connections),
                 };
                 let groups = vm.groups.split('+').map(str::to_owned).collect();
-                Ok(Vsock::new(vm.guest_cid, vm.host()?, &network, groups, bounds))
+                let device = Vsock::new(vm.guest_cid, vm.host()?, &network, groups, bounds);
+                Ok(device.with_queue_size(vm.queue_size.unwrap_or(self.queue_size)))
             })
             .collect()
     }
@@ -224,6 +231,7 @@ impl VsockArgs {
                 .map_or(DEFAULT_GROUP, String::as_str)
                 .to_owned(),
             buffer_size: None,
+            queue_size: None,
             memory: None,
             connections: None,
         }

@@ -31,6 +31,8 @@ use crate::network::Network;
 use crate::spec::{CONFIG_LEN, VIRTIO_ID_VSOCK, feature};
 use crate::worker::{Bounds, Census, Legacy, Setup, VsockWorker};
 
+/// The largest virtqueue that there is (section 2.7).
+const MAX_QUEUE_SIZE: u16 = 32768;
 /// Longest time to poll: the host's answer to the guest, or the guest's to the host, often comes sooner.
 const POLL: Duration = Duration::from_micros(50);
 
@@ -70,6 +72,7 @@ pub struct Vsock {
     cid: u32,
     groups: Vec<String>,
     bounds: Bounds,
+    queue_size: u16,
     home: Home,
     network: Arc<Network>,
 }
@@ -88,6 +91,7 @@ impl Vsock {
             cid,
             groups,
             bounds,
+            queue_size: MAX_QUEUE_SIZE,
             home: Home {
                 host: Arc::new(Mutex::new(Some(host))),
                 legacy: Legacy::default(),
@@ -95,6 +99,13 @@ impl Vsock {
             },
             network: network.clone(),
         }
+    }
+
+    /// With virtqueues of at most `size` entries, a power of two.
+    #[must_use]
+    pub fn with_queue_size(mut self, size: u16) -> Self {
+        self.queue_size = size;
+        self
     }
 }
 
@@ -104,6 +115,7 @@ impl Device for Vsock {
     fn spec(&self) -> Spec {
         Spec {
             features: feature::STREAM | feature::SEQPACKET | feature::NO_IMPLIED_STREAM,
+            max_queue_size: self.queue_size,
             config_len: CONFIG_LEN,
             poll: POLL,
             // The connections are of this host.

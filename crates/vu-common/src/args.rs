@@ -145,6 +145,19 @@ fn activated(pid: Option<&str>, fds: Option<&str>, our_pid: u32) -> usize {
         .unwrap_or(0)
 }
 
+/// Reads the largest size of a virtqueue, for an option such as `--queue-size`.
+///
+/// # Errors
+/// It is no power of two, or out of bounds.
+pub fn queue_size(text: &str) -> Result<u16, String> {
+    let size: u16 = text.parse().map_err(|e| format!("{e}"))?;
+    if size.is_power_of_two() && (4..=32768).contains(&size) {
+        Ok(size)
+    } else {
+        Err("a power of two from 4 to 32768 is needed".into())
+    }
+}
+
 fn parse_mode(text: &str) -> Result<FileMode, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mode @ 0..=0o777) => Ok(FileMode::from_raw_mode(mode)),
@@ -194,7 +207,7 @@ mod tests {
     use clap::{CommandFactory, Parser};
     use log::LevelFilter;
 
-    use super::{CommonArgs, activated, find_group};
+    use super::{CommonArgs, activated, find_group, queue_size};
 
     #[derive(Parser, Debug)]
     #[command(name = "daemon", about = "What the daemon is")]
@@ -277,6 +290,16 @@ mod tests {
         for absent in ["kv", "odd", "a,b", "x"] {
             assert_eq!(find_group(groups, absent), None, "{absent}");
         }
+    }
+
+    #[test]
+    fn the_size_of_a_virtqueue_is_a_power_of_two() {
+        assert_eq!(queue_size("1024"), Ok(1024));
+        assert!(
+            ["1000", "65536", "2", "x"]
+                .iter()
+                .all(|text| queue_size(text).is_err())
+        );
     }
 
     #[test]

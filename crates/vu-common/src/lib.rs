@@ -67,7 +67,7 @@ mod turn;
 mod worker;
 
 pub use about::{About, Command};
-pub use args::CommonArgs;
+pub use args::{CommonArgs, queue_size};
 pub use chain::Chain;
 pub use control::CommandRequest;
 pub use cursor::{Reader, Writer};

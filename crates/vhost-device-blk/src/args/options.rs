@@ -82,7 +82,7 @@ pub struct DiskOptions {
     pub num_queues: Option<u16>,
 
     /// Largest virtqueue that a front end may ask for, a power of two [default: 1024]
-    #[arg(long, value_name = "N", value_parser = value::queue_size, help_heading = DEVICE)]
+    #[arg(long, value_name = "N", value_parser = vu_common::queue_size, help_heading = DEVICE)]
     pub queue_size: Option<u16>,
 
     /// Threads; virtqueue Q is served by thread Q modulo N [default: one per virtqueue or CPU]

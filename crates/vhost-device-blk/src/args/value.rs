@@ -55,16 +55,6 @@ pub(super) fn block_size(text: &str) -> Result<u32, String> {
     }
 }
 
-/// Entries of a virtqueue.
-pub(super) fn queue_size(text: &str) -> Result<u16, String> {
-    let size: u16 = text.parse().map_err(|e| format!("{e}"))?;
-    if size.is_power_of_two() && (4..=32768).contains(&size) {
-        Ok(size)
-    } else {
-        Err("a power of two from 4 to 32768 is needed".into())
-    }
-}
-
 /// A device id string.
 pub(super) fn serial(text: &str) -> Result<String, String> {
     if text.len() > ID_LEN {
@@ -147,7 +137,6 @@ mod tests {
 
     #[test]
     fn the_rest_has_bounds() {
-        assert!(queue_size("1024").is_ok() && queue_size("1000").is_err() && queue_size("65536").is_err());
         assert!(block_size("4K").is_ok() && block_size("8192").is_err());
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         assert!(seconds("-1").is_err() && seconds("inf").is_err());

@@ -83,12 +83,13 @@ mod tests {
             forward-cid = 1
             forward-listen = [80, 81]
             buffer-size = 8192
+            queue-size = 128
             memory = 65536
             connections = 9
         "#;
         let options = [
             "guest-cid=3,uds-path=/a,,b,groups=x+y",
-            "guest-cid=4,forward-cid=1,forward-listen=80+81,buffer-size=8192,memory=65536,connections=9",
+            "guest-cid=4,forward-cid=1,forward-listen=80+81,tx-buffer-size=8192,queue-size=128,memory=65536,connections=9",
         ];
         assert_eq!(parse(file).unwrap(), options.map(|text| vm(text).unwrap()));
     }

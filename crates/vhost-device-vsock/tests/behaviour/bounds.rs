@@ -7,10 +7,12 @@ use std::time::Duration;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use vu_testkit::devices::vsock::{Header, RX, TX, op, vsock};
-
+use vu_testkit::frontend::FrontEnd;
+use vu_testkit::guest::{Guest, Options};
 use vu_testkit::process::{cpu_ticks, open_fds};
+use vu_testkit::spawn::{Daemon, Launch, TempDir};
 
-use crate::support::{PORT, Rig};
+use crate::support::{DEADLINE, PORT, PROGRAM, Rig};
 
 fn fds(rig: &Rig) -> usize {
     open_fds(rig.daemon.pid()).unwrap()
@@ -170,4 +172,20 @@ fn no_more_descriptors_is_a_reset_and_an_idle_daemon() {
     prlimit(pid, Resource::Nofile, before).unwrap();
     assert_eq!(rig.expect(op::REQUEST).dst_port, PORT);
     drop(listener);
+}
+
+#[test]
+fn a_larger_virtqueue_than_allowed_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("v");
+    let args = ["--queue-size", "64", "--uds-path", path.to_str().unwrap()];
+    let daemon = Daemon::spawn(&Launch::ours(PROGRAM, &args)).unwrap();
+    for (size, allowed) in [(128, false), (64, true)] {
+        let front = FrontEnd::connect(&daemon.socket(), DEADLINE).unwrap();
+        let options = Options {
+            size,
+            ..Options::default()
+        };
+        assert_eq!(Guest::boot(front, &vsock(), &options).is_ok(), allowed, "{size}");
+    }
 }
