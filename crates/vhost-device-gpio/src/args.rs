@@ -115,8 +115,7 @@ impl GpioArgs {
 }
 
 fn simulated(wiring: Vec<sim::Wiring>, control: Option<&Path>) -> anyhow::Result<Box<dyn Chip>> {
-    let what = || control.map_or("a simulated chip".into(), |path| path.display().to_string());
-    sim::open(wiring, control).with_context(what)
+    sim::open(wiring, control).context("a simulated chip")
 }
 
 #[cfg(test)]
@@ -180,7 +179,10 @@ mod tests {
             "--sim-socket=/nowhere/a",
             "--sim-socket=/nowhere/b",
         ]);
-        assert_eq!(error, "/nowhere/a: No such file or directory (os error 2)");
+        assert_eq!(
+            error,
+            "a simulated chip: /nowhere/a: cannot open its folder: No such file or directory (os error 2)"
+        );
         let dir = std::env::temp_dir().join(format!("vu-gpio-args-{}", std::process::id()));
         let first = format!("--sim-socket={}", dir.display());
         let error = refused(&["-s=/a", "--chip=sim:1", &first, "--sim-socket=/nowhere/b"]);

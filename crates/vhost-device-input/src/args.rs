@@ -199,22 +199,13 @@ impl InputArgs {
 }
 
 fn simulated(kind: Kind, script: Option<&Path>, control: Option<&Path>) -> anyhow::Result<Box<dyn Source>> {
-    let paths = [script, control].into_iter().flatten();
-    let what = || {
-        let paths: Vec<String> = paths.map(|path| path.display().to_string()).collect();
-        format!("a simulated device with {}", paths.join(" and "))
-    };
-    sim::open(kind, script, control).with_context(what)
+    sim::open(kind, script, control).context("a simulated device")
 }
 
 fn recorded(replay: Replay, file: &Path, control: Option<&Path>) -> anyhow::Result<Box<dyn Source>> {
     let recording = Recording::read(file, replay.device).with_context(|| file.display().to_string())?;
     let pace = (!replay.asked).then_some(replay.pace);
-    let what = || match control {
-        Some(path) => format!("a recorded device with {}", path.display()),
-        None => "a recorded device".to_owned(),
-    };
-    sim::open_recording(recording, pace, control).with_context(what)
+    sim::open_recording(recording, pace, control).context("a recorded device")
 }
 
 #[cfg(test)]
@@ -304,7 +295,7 @@ mod tests {
         let error = refused(&["-s=/a", "--sim=mouse", "--sim-socket=/nowhere/a"]);
         assert_eq!(
             error,
-            "a simulated device with /nowhere/a: No such file or directory (os error 2)"
+            "a simulated device: /nowhere/a: cannot open its folder: No such file or directory (os error 2)"
         );
         let dir = std::env::temp_dir().join(format!("vu-input-args-{}", std::process::id()));
         let first = format!("--sim-socket={}", dir.display());

@@ -108,11 +108,7 @@ impl CommonArgs {
 
     /// What these options need of the host once the daemon is confined: to remove what it made.
     pub(crate) fn needs(&self) -> Needs {
-        let made = self
-            .socket_path
-            .iter()
-            .chain(&self.pid_file)
-            .chain(&self.control_socket);
+        let made = self.socket_path.iter().chain(&self.pid_file);
         made.fold(Needs::default(), Needs::removes)
     }
 

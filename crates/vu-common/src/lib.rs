@@ -79,3 +79,4 @@ pub use frontend::ConfigChange;
 pub use sandbox::{Access, Needs};
 pub use segments::Segments;
 pub use serve::serve_stream;
+pub use socket_path::{SocketPath, listen};

@@ -18,7 +18,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, getpeername};
 
 use crate::args::CommonArgs;
 use crate::error::SetupError;
-use crate::socket_path::{self, Entry};
+use crate::socket_path::{self, SocketPath};
 
 /// The first descriptor that a service manager passes; those below are the standard streams.
 const FIRST_INHERITED: RawFd = 3;
@@ -38,7 +38,7 @@ pub(crate) struct Listener {
     fd: OwnedFd,
     name: String,
     /// The path to remove; none for a socket that was given, which belongs to whoever started us.
-    _entry: Option<Entry>,
+    _entry: Option<SocketPath>,
     one_shot: bool,
 }
 

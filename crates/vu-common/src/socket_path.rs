@@ -5,6 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags};
@@ -13,11 +14,25 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::rand::GetRandomFlags;
 
 use crate::error::SetupError;
+use crate::sandbox::Needs;
 
 /// Longest path of a Unix socket: `sun_path` less the final zero.
 const MAX_PATH: usize = 107;
 /// Connections that may wait for us to accept them.
 const BACKLOG: i32 = 128;
+
+/// A socket of the daemon beside those for front ends: it listens at `path` for its owner only, until what comes with it
+/// is dropped. To be called before the daemon is confined, as from the `open` of [`main`](crate::main()).
+///
+/// A socket that nobody holds any more is replaced; what belongs to others is neither replaced nor removed.
+///
+/// # Errors
+/// Somebody listens there, something else lies there, or what the host refused.
+pub fn listen(path: &Path) -> Result<(UnixListener, SocketPath), SetupError> {
+    let (socket, entry) = bind(path, Mode::RUSR | Mode::WUSR, None)?;
+    Needs::default().removes(path).declare();
+    Ok((socket.into(), entry))
+}
 
 /// A socket that listens at `path`, with the entry that removes the path when it is dropped.
 ///
@@ -25,7 +40,7 @@ const BACKLOG: i32 = 128;
 ///
 /// # Errors
 /// [`SetupError::InUse`] and [`SetupError::NotASocket`] for what may not be replaced, else what failed.
-pub(crate) fn bind(path: &Path, mode: Mode, group: Option<Gid>) -> Result<(OwnedFd, Entry), SetupError> {
+pub(crate) fn bind(path: &Path, mode: Mode, group: Option<Gid>) -> Result<(OwnedFd, SocketPath), SetupError> {
     let (parent, file) = split(path)?;
     let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(parent, open, Mode::empty()).map_err(failed(path, "open its folder"))?;
@@ -37,7 +52,8 @@ pub(crate) fn bind(path: &Path, mode: Mode, group: Option<Gid>) -> Result<(Owned
         .or_else(|_| SocketAddrUnix::new(descriptor_path(&folder).join(&temporary)))
         .map_err(failed(path, "name a temporary socket beside it"))?;
     rustix::net::bind(&socket, &address).map_err(failed(path, "bind"))?;
-    let mut entry = Entry::new(folder, temporary).map_err(failed(path, "find the socket that was bound"))?;
+    let mut entry =
+        SocketPath::new(folder, temporary).map_err(failed(path, "find the socket that was bound"))?;
 
     // Connections are refused until we listen.
     if group.is_some() {
@@ -51,15 +67,16 @@ pub(crate) fn bind(path: &Path, mode: Mode, group: Option<Gid>) -> Result<(Owned
     Ok((socket, entry))
 }
 
-/// The name of our socket in its folder. Kept by descriptor, so that it outlives a change of root.
+/// The name of a socket of ours in its folder, where it is removed when this is dropped. Kept by descriptor, so that it
+/// outlives a change of root.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub struct SocketPath {
     folder: OwnedFd,
     file: OsString,
     inode: Inode,
 }
 
-impl Entry {
+impl SocketPath {
     fn new(folder: OwnedFd, file: OsString) -> rustix::io::Result<Self> {
         let (inode, _) = look(&folder, &file)?;
         Ok(Self { folder, file, inode })
@@ -107,7 +124,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for SocketPath {
     fn drop(&mut self) {
         if look(&self.folder, &self.file).is_ok_and(|(inode, _)| inode == self.inode)
             && let Err(error) = rustix::fs::unlinkat(&self.folder, &self.file, AtFlags::empty())
@@ -210,7 +227,7 @@ mod tests {
 
     use rustix::fs::{Gid, Mode};
 
-    use super::{Entry, MAX_PATH, bind, look};
+    use super::{MAX_PATH, SocketPath, bind, look};
 
     /// A new folder, removed when dropped.
     struct Folder(PathBuf);
@@ -330,7 +347,7 @@ mod tests {
         let (ours, theirs) = (folder.0.join("ours"), folder.0.join("theirs"));
         drop(UnixListener::bind(&ours).unwrap());
         let stale = look(&folder.open(), "ours".as_ref()).unwrap().0;
-        let mut entry = Entry::new(folder.open(), "ours".into()).unwrap();
+        let mut entry = SocketPath::new(folder.open(), "ours".into()).unwrap();
         let other = UnixListener::bind(&theirs).unwrap();
         let inode = fs::symlink_metadata(&theirs).unwrap().ino();
         for seen in [None, Some(stale)] {

@@ -21,17 +21,15 @@ mod request;
 mod server;
 mod slot;
 
-use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Weak};
-
-use rustix::fs::Mode;
 
 use crate::about::Command;
 use crate::args::CommonArgs;
 use crate::device::Device;
 use crate::error::SetupError;
 use crate::shutdown::Shutdown;
-use crate::socket_path::{self, Entry};
+use crate::socket_path::{self, SocketPath};
 pub use request::CommandRequest;
 pub(crate) use slot::Slot;
 
@@ -53,8 +51,8 @@ impl<D: Device> Clone for Served<D> {
 
 /// A control socket that listens and is not served yet: it is bound before the daemon is confined.
 pub(crate) struct Control {
-    listener: OwnedFd,
-    entry: Entry,
+    listener: UnixListener,
+    entry: SocketPath,
     own: &'static [Command],
 }
 
@@ -64,8 +62,7 @@ impl Control {
         let Some(path) = &args.control_socket else {
             return Ok(None);
         };
-        let owner = Mode::RUSR | Mode::WUSR;
-        let (listener, entry) = socket_path::bind(path, owner, None)?;
+        let (listener, entry) = socket_path::listen(path)?;
         Ok(Some(Self { listener, entry, own }))
     }
 
@@ -74,9 +71,9 @@ impl Control {
         self,
         served: Vec<Served<D>>,
         shutdown: Arc<Shutdown>,
-    ) -> Result<Entry, SetupError> {
+    ) -> Result<SocketPath, SetupError> {
         let commands = command::Commands::new(self.own, served, shutdown);
-        server::start(self.listener.into(), commands).map_err(|source| SetupError::System {
+        server::start(self.listener, commands).map_err(|source| SetupError::System {
             what: "start a thread",
             source,
         })?;

@@ -6,12 +6,11 @@
 //! |---|---|
 //! | `board_file.rs` | how a board file says what is wired to what |
 //! | `command.rs` | what a command does |
-//! | `client.rs`, `control.rs`, `world.rs` | who sends commands, where, and the thread that serves them |
+//! | `client.rs`, `world.rs` | who sends commands, and the thread that serves them |
 
 mod board_file;
 mod client;
 mod command;
-mod control;
 mod world;
 
 use std::collections::VecDeque;
@@ -23,11 +22,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use vu_common::SocketPath;
 
 pub use board_file::{BoardError, load, plain};
 
 use self::client::Client;
-use self::control::Bound;
 use self::world::World;
 use super::{Chip, Edge, Edges};
 use crate::request::{Direction, Line};
@@ -92,14 +91,14 @@ pub struct Board {
 ///
 /// # Errors
 /// What the host refused.
-pub fn open(wiring: Vec<Wiring>, control: Option<&Path>) -> io::Result<Box<dyn Chip>> {
+pub fn open(wiring: Vec<Wiring>, control: Option<&Path>) -> anyhow::Result<Box<dyn Chip>> {
     let board = Board::new(wiring)?;
     let (mut listener, mut client, mut bound) = (None, None, None);
     match control {
         None => {}
         Some(path) if path == Path::new(STANDARD) => client = Some(Client::standard()?),
         Some(path) => {
-            let (socket, path) = control::listen(path)?;
+            let (socket, path) = vu_common::listen(path)?;
             (listener, bound) = (Some(socket), Some(path));
         }
     }
@@ -229,7 +228,7 @@ impl State {
 struct SimChip {
     board: Arc<Board>,
     /// The path of its control socket.
-    _bound: Option<Bound>,
+    _bound: Option<SocketPath>,
 }
 
 impl SimChip {

@@ -7,11 +7,10 @@
 //! | `command.rs` | what a command does |
 //! | `recording/` | what was recorded of a device |
 //! | `replay.rs` | when it happens again |
-//! | `client.rs`, `control.rs`, `world.rs` | who sends commands, where, and the thread that serves them |
+//! | `client.rs`, `world.rs` | who sends commands, and the thread that serves them |
 
 mod client;
 mod command;
-mod control;
 mod kind;
 mod recording;
 mod replay;
@@ -26,7 +25,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use rustix::event::{EventfdFlags, eventfd};
+use vu_common::SocketPath;
 
 pub use command::Outcome;
 pub use kind::{Kind, SLOTS};
@@ -34,7 +35,6 @@ pub use recording::{BadRecording, Recording};
 pub use replay::Pace;
 
 use self::client::Client;
-use self::control::Bound;
 use self::replay::Playing;
 use self::world::World;
 use super::{Change, Source, names};
@@ -87,10 +87,11 @@ struct Inner {
 ///
 /// # Errors
 /// What the host refused.
-pub fn open(kind: Kind, script: Option<&Path>, control: Option<&Path>) -> io::Result<Box<dyn Source>> {
+pub fn open(kind: Kind, script: Option<&Path>, control: Option<&Path>) -> anyhow::Result<Box<dyn Source>> {
     let mut clients = Vec::new();
     if let Some(path) = script {
-        clients.push(Client::script(path, File::open(path)?.into()));
+        let file = File::open(path).with_context(|| path.display().to_string())?;
+        clients.push(Client::script(path, file.into()));
     }
     start(Desk::new(kind)?, clients, control)
 }
@@ -104,19 +105,23 @@ pub fn open_recording(
     recording: Recording,
     pace: Option<Pace>,
     control: Option<&Path>,
-) -> io::Result<Box<dyn Source>> {
+) -> anyhow::Result<Box<dyn Source>> {
     let desk = Desk::of(recording.description, recording.state, recording.frames)?;
     desk.lock().playing = pace.map(Playing::for_guest);
     start(desk, Vec::new(), control)
 }
 
-fn start(desk: Arc<Desk>, mut clients: Vec<Client>, control: Option<&Path>) -> io::Result<Box<dyn Source>> {
+fn start(
+    desk: Arc<Desk>,
+    mut clients: Vec<Client>,
+    control: Option<&Path>,
+) -> anyhow::Result<Box<dyn Source>> {
     let (mut listener, mut bound) = (None, None);
     match control {
         None => {}
         Some(path) if path == Path::new(STANDARD) => clients.push(Client::standard()?),
         Some(path) => {
-            let (socket, path) = control::listen(path)?;
+            let (socket, path) = vu_common::listen(path)?;
             (listener, bound) = (Some(socket), Some(path));
         }
     }
@@ -247,7 +252,7 @@ fn clear(event: &OwnedFd) {
 struct SimSource {
     desk: Arc<Desk>,
     /// The path of its control socket.
-    _bound: Option<Bound>,
+    _bound: Option<SocketPath>,
 }
 
 impl Source for SimSource {
