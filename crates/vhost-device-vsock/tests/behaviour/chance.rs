@@ -62,6 +62,14 @@ impl Chance {
     }
 }
 
+/// Small writes in a row, as many as the socket takes.
+fn trickle(stream: &mut UnixStream) {
+    stream.set_nonblocking(true).unwrap();
+    for _ in 0..64 {
+        let _ = stream.write(&[7; 20]);
+    }
+}
+
 /// Takes all packets that have come.
 fn drain(rig: &mut Rig) {
     while let Some(used) = rig.guest.lanes[usize::from(RX)].queue.pop().unwrap() {
@@ -87,10 +95,11 @@ fn play(seed: u64) {
             }
             2 if !streams.is_empty() => {
                 let at = chance.below(streams.len() as u64) as usize;
-                match chance.below(4) {
+                match chance.below(5) {
                     0 => drop(streams.swap_remove(at)),
                     1 => drop(streams[at].shutdown(Shutdown::Write)),
                     2 => drop(streams[at].shutdown(Shutdown::Read)),
+                    3 => trickle(&mut streams[at]),
                     _ => {
                         streams[at].set_nonblocking(true).unwrap();
                         let _ = streams[at].write(&[7; 1000]);
