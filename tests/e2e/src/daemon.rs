@@ -5,8 +5,10 @@ use crate::launch::Launch;
 use crate::scratch::Scratch;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -59,6 +61,19 @@ pub fn build(name: &str, profile: Profile) -> Result<PathBuf> {
     programs
         .next_back()
         .with_context(|| format!("cargo build --package {name}: no program"))
+}
+
+/// What a daemon answers to `command` at its control socket, for people: that it does not is an answer, too.
+pub fn answer(control: &Path, command: &str) -> String {
+    let ask = || -> Result<String> {
+        let mut stream = UnixStream::connect(control)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        writeln!(stream, "{}", json!({ "command": command }))?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        Ok(line)
+    };
+    ask().unwrap_or_else(|error| format!("{error:#}"))
 }
 
 /// What a daemon says when a front end may connect.

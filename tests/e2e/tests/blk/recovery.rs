@@ -4,9 +4,9 @@
 use super::{Bench, Disk, MIB, PCI, bare_qemu, pattern, program};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use vu_e2e::artifacts::Lab;
-use vu_e2e::daemon::Daemon;
+use vu_e2e::daemon::{Daemon, answer};
 use vu_e2e::guest::Guest;
 use vu_e2e::image::Image;
 use vu_e2e::qmp::Qmp;
@@ -71,16 +71,25 @@ fn check(load: &Value) -> Result<()> {
     Ok(())
 }
 
+/// What the daemon has counted: whether kicks came, and whether it has interrupted the driver.
+fn counters(control: &Path) -> String {
+    ["status", "stats"]
+        .map(|command| answer(control, command))
+        .concat()
+}
+
 /// Kills the daemon under load, `times`, and starts it again.
 fn kill(times: usize, image: &Image, scratch: &Scratch, args: &[&str]) -> Result<()> {
-    let mut bench = Bench::on(image, scratch, args)?;
+    let control = scratch.path("control");
+    let control_option = ["--control-socket", control.to_str().context("path")?];
+    let mut bench = Bench::on(image, scratch, &[args, &control_option].concat())?;
     let mut guest = bench.boot(&bench.qemu()?.reconnects())?;
     let mut load = Load::start(&mut guest)?;
     for _ in 0..times {
-        load.goes_on(&mut guest)?;
+        load.goes_on(&mut guest).with_context(|| counters(&control))?;
         bench.daemon.kill_and_restart()?;
     }
-    load.goes_on(&mut guest)?;
+    load.goes_on(&mut guest).with_context(|| counters(&control))?;
     stop(&mut guest)?;
     guest.power_off()?;
     bench.close().map(drop)
