@@ -80,10 +80,18 @@ fn str(path: &Path) -> &str {
 }
 
 fn qemu_img(args: &[&str]) -> String {
-    let output = Command::new("qemu-img").args(args).output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "qemu-img {args:?}: {error}");
-    String::from_utf8(output.stdout).unwrap()
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let output = Command::new("qemu-img").args(args).output().unwrap();
+        if output.status.success() {
+            return String::from_utf8(output.stdout).unwrap();
+        }
+        // A program that another test is about to start has our files, and so their locks, until it is executed.
+        let error = String::from_utf8_lossy(&output.stderr);
+        let is_locked = error.contains("\" lock");
+        assert!(is_locked && Instant::now() < end, "qemu-img {args:?}: {error}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// No leak, no error.
