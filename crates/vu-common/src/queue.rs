@@ -365,7 +365,12 @@ impl Queue {
                 generation: self.generation(),
                 memory,
             });
+            let ran_before = ring.next_used != 0;
             s.flow = Some(Flow::new(ring, run, inflight, self.group.log().clone()));
+            // Who ran it may have died between the used index and the interrupt, for which the driver still waits.
+            if ran_before {
+                s.interrupt();
+            }
             Ok(())
         })
     }
