@@ -78,9 +78,6 @@ fn start(options: &Options, side: &[&str], port: u16) -> anyhow::Result<Child> {
     command
         .args(side)
         .args([format!("--control-port={port}"), format!("--peer-cid={peer}")]);
-    if options.has("pick") {
-        command.arg(format!("--pick={}", options.get("pick", 0)?));
-    }
     command.stdout(Stdio::piped()).spawn().context(program)
 }
 
